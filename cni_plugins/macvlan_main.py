@@ -1,0 +1,16 @@
+"""The executable `netspace`: the macvlan plugin."""
+
+from __future__ import annotations
+
+import sys
+
+from cni_plugins.main import run
+
+
+def main() -> None:
+    """Serves the call and ends the process."""
+    sys.exit(run("netspace"))
+
+
+if __name__ == "__main__":
+    main()

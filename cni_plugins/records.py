@@ -1,0 +1,195 @@
+"""Attachment records: what a node knows of each of its pods' interfaces, safe across crashes.
+
+One JSON file for each attachment in STATE_DIR/attachments, written to a temporary file, synced and
+renamed. A record is there before the server is asked for anything and goes when nothing is left to
+take back, so DEL without `prevResult`, GC, repair and pending releases all live from these files.
+STATE_DIR/mappings keeps each network's slot mapping, so that an answer that would move addresses
+is noticed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from cni_plugins.answers import INCONSISTENT
+from cni_plugins.protocol import CniError
+from cni_plugins.results import Result
+from netspace.messages import Allocation, NetworkView, Pod
+
+logger = logging.getLogger(__name__)
+
+_SAFE: Final = re.compile(rb"[A-Za-z0-9_.-]")
+_SUFFIX: Final = ".json"
+_BROKEN: Final = ".broken"
+_MAX_BROKEN: Final = 1000
+
+Plugin = Literal["netspace", "netspace-ipam"]
+State = Literal["adding", "held", "releasing"]
+
+
+class Key(msgspec.Struct, frozen=True):
+    """One interface of one sandbox; its text is the name of the record's file and lock. Container
+    ids have no '@' in them, and whatever else is unusual in an interface's name is in hexadecimal,
+    so two keys never share a file."""
+
+    container: str
+    ifname: str
+
+    def __str__(self) -> str:
+        ifname = self.ifname.encode()
+        quoted = b"".join(
+            part if _SAFE.match(part) else b"%%%02x" % part[0]
+            for part in (ifname[at : at + 1] for at in range(len(ifname)))
+        )
+        return f"{self.container}@{quoted.decode()}"
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """One attachment.
+
+    `state`: `adding` until ADD has answered, then `held`; `releasing` when the interface is to go
+    or gone and the address may still be held. `plugin`: whose attachment it is (`netspace` makes an
+    interface, `netspace-ipam` only holds the address). `network` is the CNI network's name, `ipam`
+    its IPAM plugin. `claim` is None where that is none of ours, and once the server has taken
+    the slot back; `allocation` is None before the server has answered. `result` is what ADD
+    answered. `mac`, `master`, `vlan`, `mode` and `mtu` are enough to build the interface again.
+    """
+
+    state: State
+    plugin: Plugin
+    network: str
+    ipam: str
+    cluster: str
+    node: str
+    container: str
+    ifname: str
+    netns: str
+    pod: Pod
+    claim: str | None = None
+    allocation: Allocation | None = None
+    mac: str = ""
+    master: str = ""
+    vlan: int | None = None
+    mode: str = ""
+    mtu: int = 0
+    in_container: bool = False
+    result: Result | None = None
+
+    @property
+    def key(self) -> Key:
+        return Key(self.container, self.ifname)
+
+    @property
+    def pending(self) -> bool:
+        """Whether the server may hold a slot for it that is to be taken back."""
+        return self.state == "releasing" and self.claim is not None
+
+
+class Records:
+    """The records of one node below its state folder. Every method blocks for a file or two."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._attachments = state_dir / "attachments"
+        self._mappings = state_dir / "mappings"
+        self.locks = state_dir / "locks"
+
+    def load(self, key: Key) -> Record | None:
+        """The attachment's record; None where there is none, or none that can be read: that one is
+        set aside, with a line in the log."""
+        return self._read(self._attachments / f"{key}{_SUFFIX}")
+
+    def all(self) -> list[Record]:
+        """Every record that can be read, in no particular order."""
+        try:
+            paths = list(self._attachments.iterdir())
+        except FileNotFoundError:
+            return []
+        found = (self._read(path) for path in paths if path.suffix == _SUFFIX)
+        return [record for record in found if record is not None]
+
+    def save(self, record: Record) -> None:
+        """Writes the record; when this returns it outlives a power cut."""
+        _write(self._attachments / f"{record.key}{_SUFFIX}", msgspec.json.encode(record))
+
+    def delete(self, key: Key) -> None:
+        """Takes the record away; nothing happens where there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            (self._attachments / f"{key}{_SUFFIX}").unlink()
+
+    def keep_mapping(self, network: NetworkView) -> None:
+        """Remembers the network's mapping. `CniError` 110 where it was another one before: the same
+        network's slots must never be other addresses."""
+        told = [network.ipv4, network.ipv6, network.mapping]
+        path = self._mappings / f"{re.sub(r'[^A-Za-z0-9_-]', '_', network.uid)[:100]}{_SUFFIX}"
+        try:
+            known = msgspec.json.decode(path.read_bytes())
+        except FileNotFoundError:
+            known = None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self._set_aside(path)
+            known = None
+        if known is None:
+            # Many attachments may see a network for the first time at once: all write the same.
+            _write(path, msgspec.json.encode(told), os.urandom(4).hex())
+        elif known != told:
+            raise CniError(
+                INCONSISTENT,
+                "the IPAM server's answer contradicts an earlier one",
+                f"network {network.name} ({network.uid}) was {known} on this node and is now "
+                f"{told}: nothing was configured; if the state was restored from elsewhere, "
+                f"drain the node and delete {path}",
+            )
+
+    def _read(self, path: Path) -> Record | None:
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            record = msgspec.json.decode(data, type=Record)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self._set_aside(path)
+            return None
+        if f"{record.key}{_SUFFIX}" != path.name:
+            self._set_aside(path)
+            return None
+        return record
+
+    def _set_aside(self, path: Path) -> None:
+        for number in range(_MAX_BROKEN):
+            aside = path.with_name(f"{path.name}{_BROKEN}{number or ''}")
+            if not aside.exists() or number == _MAX_BROKEN - 1:
+                with contextlib.suppress(FileNotFoundError):
+                    path.rename(aside)
+                logger.error(
+                    "a record cannot be read, it was set aside", extra={"file": str(aside)}
+                )
+                return
+
+
+def _write(path: Path, data: bytes, writer: str = "") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Not ending in the suffix: a half-written one is never read.
+    temporary = path.with_name(f"{path.name}.new{writer}")
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(file, "wb") as output:
+            output.write(data)
+            output.flush()
+            os.fsync(output.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,108 @@
+"""STATUS: whether an ADD could be served now. Asked every half second, so it loads as little as it
+can: no event loop, no client, no netlink.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from cni_plugins.netconf import OWN_IPAM, parse_netconf
+from cni_plugins.protocol import UNAVAILABLE, CniError, Invocation
+from cni_plugins.setting import node_of
+from netspace.endpoints import Endpoint
+from netspace.problems import Problem
+
+TIMEOUT: Final = 2.0
+"""Seconds one server may take to say that it is ready."""
+
+
+def check(plugin: str, invocation: Invocation, environ: Mapping[str, str]) -> None:
+    """`CniError` 50 where ADD could not be served; pods that are there keep their connectivity
+    without us, so 51 is never said."""
+    conf = parse_netconf(invocation.config)
+    node = node_of(conf)
+    if conf.ipam.type and conf.ipam.type != OWN_IPAM:
+        _forward(invocation, conf.ipam.type, environ)
+        return
+    folder = Path(node.state_dir)
+    if not _writable(folder):
+        raise CniError(
+            UNAVAILABLE, f"{plugin} cannot keep its records", f"{folder} is not writable"
+        )
+    if conf.ipam.type == OWN_IPAM:
+        _ask_servers(node.server.endpoints)
+
+
+def _ask_servers(endpoints: Sequence[str]) -> None:
+    failures = []
+    for url in endpoints:
+        try:
+            failure = _readiness(Endpoint.parse(url))
+        except Problem as problem:
+            failure = problem.detail
+        if not failure:
+            return
+        failures.append(f"{url}: {failure}")
+    raise CniError(UNAVAILABLE, "no IPAM server is ready", "; ".join(failures))
+
+
+def _readiness(endpoint: Endpoint) -> str:
+    """Nothing where the server's /readyz answers 200, else why not."""
+    request = (
+        f"GET /readyz HTTP/1.1\r\nHost: {endpoint.authority}\r\nConnection: close\r\n\r\n".encode()
+    )
+    try:
+        with _connected(endpoint) as connection:
+            connection.sendall(request)
+            with connection.makefile("rb") as answer:
+                line = answer.readline(1024).split()
+    except OSError as error:
+        return error.strerror or str(error)
+    if len(line) < 2 or not line[0].startswith(b"HTTP/1."):
+        return "its answer is not HTTP"
+    return "" if line[1] == b"200" else f"it answered {line[1].decode(errors='replace')}"
+
+
+def _connected(endpoint: Endpoint) -> socket.socket:
+    if not endpoint.path:
+        return socket.create_connection((endpoint.host, endpoint.port), TIMEOUT)
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(TIMEOUT)
+        connection.connect(endpoint.path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _writable(folder: Path) -> bool:
+    """Whether records can be kept there, or the folder can be made for them."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _forward(invocation: Invocation, ipam: str, environ: Mapping[str, str]) -> None:
+    from cni_plugins import delegate
+
+    executable = delegate.find(invocation.path, ipam)
+    try:
+        done = subprocess.run(
+            [str(executable)],
+            input=invocation.stdin,
+            capture_output=True,
+            env=delegate.child_environment(environ, "STATUS"),
+            cwd="/",
+            timeout=delegate.TIMEOUT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CniError(UNAVAILABLE, f"the IPAM plugin {ipam} gives no status", str(error)) from None
+    if done.returncode:
+        raise delegate.failure(ipam, "STATUS", done.returncode, done.stdout)

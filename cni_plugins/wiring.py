@@ -1,0 +1,266 @@
+"""A pod's interface in the kernel: made, announced, looked at, removed.
+
+`Wiring` is what the operations need; `HostWiring` does it with hostnet, one job in one thread for
+each method. What fails in a job is undone in that job, so a method leaves all or nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Final, Protocol
+
+import msgspec
+
+import hostnet
+from cni_plugins.results import Ip, Route
+from hostnet import Kernel, Link, Net, Netns
+
+_MAIN_TABLE: Final = 254
+_SCOPES: Final = {0: "global", 200: "site", 253: "link", 254: "host"}
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """An interface to be. `master` is the link on which the VLAN lies, or with `vlan` None the
+    macvlan itself; it is looked for in the pod with `in_container`. `mac` empty lets the kernel
+    choose; `mtu` 0 inherits. Every route has its gateway, or none because it is on the link."""
+
+    netns: str
+    ifname: str
+    master: str
+    vlan: int | None
+    mode: str
+    mac: str
+    mtu: int
+    in_container: bool
+    ips: tuple[Ip, ...]
+    routes: tuple[Route, ...]
+
+
+class Wired(msgspec.Struct, frozen=True):
+    """The interface as made; `made_vlan`: the VLAN interface below it was not there before."""
+
+    mac: str
+    mtu: int
+    made_vlan: bool
+
+
+class Live(msgspec.Struct, frozen=True, kw_only=True):
+    """A pod's link as it is now. `parent` is the index of the link below it, counted in the other
+    namespace unless `parent_here`. Addresses are those of global scope, with prefix length; routes
+    (destination, gateway or nothing) are those of the whole namespace."""
+
+    kind: str
+    mac: str
+    mode: str | None
+    mtu: int
+    up: bool
+    parent: int | None
+    parent_here: bool
+    addresses: frozenset[str]
+    routes: frozenset[tuple[str, str]]
+
+
+class Wiring(Protocol):
+    """What ADD, DEL and CHECK need of the kernel. All raise `hostnet.KernelError`s."""
+
+    async def attach(self, plan: Plan) -> Wired:
+        """Makes the interface; leaves nothing where it fails."""
+
+    async def announce(self, plan: Plan) -> None:
+        """Tells the neighbours of the addresses."""
+
+    async def detach(self, netns: str, ifname: str, mac: str) -> bool:
+        """Removes our interface, and what a killed call left of it; True where there was one.
+
+        Only a macvlan with this MAC (or with any, where none is given) is ours. Nothing happens
+        where the namespace is gone."""
+
+    async def drop_vlan(self, plan: Plan) -> None:
+        """Removes the plan's VLAN interface, unless something else lies on it."""
+
+    async def present(self, netns: str, ifname: str, mac: str) -> bool:
+        """Whether our interface is there still; without a MAC any interface of the name counts."""
+
+    async def inspect(self, netns: str, ifname: str) -> Live | None:
+        """The link of this name in the pod; None where there is none."""
+
+    async def link_index(self, name: str) -> int | None:
+        """The index of the host's link; None where there is none."""
+
+    async def default_master(self, netns: str) -> str:
+        """The link with the default route, in the pod, or with an empty path on the host."""
+
+
+class HostWiring:
+    """`Wiring` in the kernel this process runs on."""
+
+    def __init__(self, kernel: Kernel | None = None) -> None:
+        self._kernel = kernel or Kernel()
+
+    async def attach(self, plan: Plan) -> Wired:
+        made: list[Wired] = []
+        with hostnet.open_netns(plan.netns) as netns:
+
+            def job(host: Net, pod: Net) -> Wired:
+                made.append(_attach(pod if plan.in_container else host, pod, netns, plan))
+                return made[0]
+
+            def undo(host: Net, pod: Net) -> None:
+                hostnet.delete_link(pod, plan.ifname)
+                if made[0].made_vlan:
+                    _drop_vlan(pod if plan.in_container else host, plan)
+
+            try:
+                return await self._kernel.run_between(netns, job)
+            except asyncio.CancelledError:
+                # The job ran to its end all the same, and nobody else knows what it made.
+                if made:
+                    await self._kernel.run_between(netns, undo)
+                raise
+
+    async def announce(self, plan: Plan) -> None:
+        addresses = [ip_interface(ip.address).ip for ip in plan.ips]
+
+        def job(pod: Net) -> None:
+            hostnet.announce(pod, hostnet.get_link(pod, plan.ifname), addresses)
+
+        with hostnet.open_netns(plan.netns) as netns:
+            await self._kernel.run(netns, job)
+
+    async def detach(self, netns: str, ifname: str, mac: str) -> bool:
+        def job(pod: Net) -> bool:
+            left = hostnet.delete_link(pod, hostnet.temporary_name(ifname))
+            link = hostnet.find_link(pod, ifname)
+            if link is None or link.kind != "macvlan" or mac not in ("", link.mac):
+                return left
+            return hostnet.delete_link(pod, link.index) or left
+
+        try:
+            with hostnet.open_netns(netns) as opened:
+                return await self._kernel.run(opened, job)
+        except (hostnet.NetnsMissing, hostnet.NotANetns, hostnet.OwnNetns):
+            # The path may be another file's by now, or of a process that has the pod's no more.
+            return False
+
+    async def drop_vlan(self, plan: Plan) -> None:
+        if plan.in_container:
+            with hostnet.open_netns(plan.netns) as netns:
+                await self._kernel.run(netns, lambda pod: _drop_vlan(pod, plan))
+        else:
+            await self._kernel.run(None, lambda host: _drop_vlan(host, plan))
+
+    async def present(self, netns: str, ifname: str, mac: str) -> bool:
+        live = await self.inspect(netns, ifname)
+        return live is not None and mac in ("", live.mac)
+
+    async def inspect(self, netns: str, ifname: str) -> Live | None:
+        def job(pod: Net) -> Live | None:
+            link = hostnet.find_link(pod, ifname)
+            return None if link is None else _live(pod, link)
+
+        try:
+            with hostnet.open_netns(netns) as opened:
+                return await self._kernel.run(opened, job)
+        except (hostnet.NetnsMissing, hostnet.NotANetns, hostnet.OwnNetns):
+            return None
+
+    async def link_index(self, name: str) -> int | None:
+        link = await self._kernel.run(None, lambda host: hostnet.find_link(host, name))
+        return None if link is None else link.index
+
+    async def default_master(self, netns: str) -> str:
+        if not netns:
+            return await self._kernel.run(None, _default_master)
+        with hostnet.open_netns(netns) as opened:
+            return await self._kernel.run(opened, _default_master)
+
+
+def _attach(home: Net, pod: Net, netns: Netns, plan: Plan) -> Wired:
+    made_vlan = plan.vlan is not None and not _vlan(home, plan)
+    try:
+        parent = hostnet.ensure_vlan(home, plan.master, plan.vlan)
+        wanted = hostnet.Macvlan(plan.ifname, parent.name, plan.mode, plan.mac or None, plan.mtu)
+        made = hostnet.add_macvlan(home, pod, netns, wanted)
+        try:
+            _configure(pod, made, plan)
+        except BaseException:
+            hostnet.delete_link(pod, made.index)
+            raise
+    except BaseException:
+        if made_vlan:
+            _drop_vlan(home, plan)
+        raise
+    return Wired(made.mac, made.mtu, made_vlan)
+
+
+def _configure(pod: Net, link: Link, plan: Plan) -> None:
+    interfaces = [ip_interface(ip.address) for ip in plan.ips]
+    ipv6 = any(interface.version == 6 for interface in interfaces)
+    hostnet.prepare_pod_link(pod, link.name, ipv6=ipv6)
+    for interface in interfaces:
+        hostnet.add_address(pod, link, interface)
+    hostnet.set_up(pod, link)
+    for route in plan.routes:
+        try:
+            hostnet.add_route(pod, link, _kernel_route(route))
+        except hostnet.RouteConflict:
+            # A pod with several interfaces: the first one that brings a route keeps it, as with
+            # the reference plugins.
+            continue
+
+
+def _kernel_route(route: Route) -> hostnet.Route:
+    destination = ip_network(route.dst, strict=False)
+    return hostnet.Route(
+        destination,
+        ip_address(route.gw) if route.gw else None,
+        scope=None if route.scope is None else _SCOPES.get(route.scope, str(route.scope)),
+        mtu=route.mtu,
+        advmss=route.advmss,
+        priority=route.priority,
+        table=_MAIN_TABLE if route.table is None else route.table,
+    )
+
+
+def _vlan(home: Net, plan: Plan) -> Link | None:
+    assert plan.vlan is not None
+    return hostnet.find_link(home, hostnet.vlan_name(plan.master, plan.vlan))
+
+
+def _drop_vlan(home: Net, plan: Plan) -> None:
+    link = _vlan(home, plan)
+    if link is None or link.kind != "vlan":
+        return
+    if not any(other.parent == link.index for other in hostnet.list_links(home)):
+        hostnet.delete_link(home, link.index)
+
+
+def _live(pod: Net, link: Link) -> Live:
+    return Live(
+        kind=link.kind,
+        mac=link.mac,
+        mode=link.macvlan_mode,
+        mtu=link.mtu,
+        up=link.up,
+        parent=link.parent,
+        parent_here=link.parent_netns is None,
+        addresses=frozenset(
+            str(address.interface)
+            for address in hostnet.list_addresses(pod, link)
+            if address.scope == "global" and not address.failed
+        ),
+        routes=frozenset(
+            (str(found.route.destination), str(found.route.gateway or ""))
+            for found in hostnet.list_routes(pod)
+        ),
+    )
+
+
+def _default_master(net: Net) -> str:
+    for found in hostnet.list_routes(net):
+        if found.route.destination.prefixlen == 0:
+            return hostnet.get_link(net, found.link).name
+    raise hostnet.ParentMissing(
+        "choose the master of", "the interface", "there is no default route", "name it in `master`"
+    )

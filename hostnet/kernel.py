@@ -1,0 +1,96 @@
+"""Running jobs in network namespaces, each in a thread of its own.
+
+``setns`` moves one thread for good, so a thread that did it ends with its job and is never
+handed back to a pool. Any number of jobs may run at once in one process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import ExitStack
+from typing import TypeVar
+
+from hostnet.netlink import Net, Observer
+from hostnet.netns import Netns
+
+T = TypeVar("T")
+
+
+def run_in(netns: Netns | None, job: Callable[[Net], T], observer: Observer | None = None) -> T:
+    """Run ``job`` with a ``Net`` in ``netns`` (None: the one this process is in); its result."""
+    return _start(lambda: _job_in(netns, job, observer)).result()
+
+
+def run_between(netns: Netns, job: Callable[[Net, Net], T], observer: Observer | None = None) -> T:
+    """Run ``job`` in ``netns`` with two ``Net``: the host's first, then the namespace's.
+
+    The host's can do what netlink can; sysctls and packets need the thread itself in the
+    namespace, and it is in ``netns``.
+    """
+    return _start(lambda: _job_between(netns, job, observer)).result()
+
+
+class Kernel:
+    """The kernel as coroutines get it: the asynchronous form of ``run_in`` and ``run_between``.
+
+    ``observer`` is told every single change, in the thread that made it; what it raises
+    makes the job fail after that step. A cancelled caller gets its cancellation only when
+    its job has ended, so that what it then undoes races with nothing.
+    """
+
+    def __init__(self, observer: Observer | None = None) -> None:
+        self._observer = observer
+
+    async def run(self, netns: Netns | None, job: Callable[[Net], T]) -> T:
+        """``run_in`` without blocking the event loop."""
+        return await _awaited(_start(lambda: _job_in(netns, job, self._observer)))
+
+    async def run_between(self, netns: Netns, job: Callable[[Net, Net], T]) -> T:
+        """``run_between`` without blocking the event loop."""
+        return await _awaited(_start(lambda: _job_between(netns, job, self._observer)))
+
+
+def _job_in(netns: Netns | None, job: Callable[[Net], T], observer: Observer | None) -> T:
+    if netns is not None:
+        netns.enter()
+    with Net(observer) as net:
+        return job(net)
+
+
+def _job_between(netns: Netns, job: Callable[[Net, Net], T], observer: Observer | None) -> T:
+    with ExitStack() as opened:
+        host = opened.enter_context(Net(observer, entered=False))
+        netns.enter()
+        return job(host, opened.enter_context(Net(observer)))
+
+
+def _start(work: Callable[[], T]) -> Future[T]:
+    future: Future[T] = Future()
+
+    def body() -> None:
+        try:
+            result = work()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=body, name="hostnet-job").start()
+    return future
+
+
+async def _awaited(future: Future[T]) -> T:
+    waiting = asyncio.wrap_future(future)
+    try:
+        return await asyncio.shield(waiting)
+    except asyncio.CancelledError:
+        while not waiting.done():
+            try:
+                await asyncio.wait([waiting])
+            except asyncio.CancelledError:
+                continue
+        waiting.exception()
+        raise

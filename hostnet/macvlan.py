@@ -1,0 +1,133 @@
+"""Macvlan interfaces: made straight in the namespace of a pod, under a temporary name.
+
+The temporary name follows from the final one, so that whatever a killed call left behind is
+found again by the next one, or by ``delete_macvlan``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hostnet.errors import (
+    AlreadyThere,
+    InvalidValue,
+    KernelError,
+    LinkMissing,
+    NameTaken,
+    NetnsMissing,
+    ParentMissing,
+)
+from hostnet.links import (
+    Link,
+    check_mac,
+    check_mtu,
+    check_name,
+    delete_link,
+    find_link,
+    get_link,
+    rename_link,
+)
+from hostnet.netlink import Net
+from hostnet.netns import Netns
+
+MODES = ("bridge", "private", "vepa", "passthru")
+
+
+@dataclass(frozen=True, slots=True)
+class Macvlan:
+    """A macvlan to be made.
+
+    ``name``: in the pod's namespace; ``parent``: the name of the link it lies on; ``mode``:
+    one of ``MODES``; ``mac``: None lets the kernel choose; ``mtu``: 0 inherits the parent's.
+    """
+
+    name: str
+    parent: str
+    mode: str = "bridge"
+    mac: str | None = None
+    mtu: int = 0
+
+
+def temporary_name(name: str) -> str:
+    """The name under which the macvlan ``name`` is made, before it is renamed."""
+    return "nsp" + hashlib.sha256(name.encode()).hexdigest()[:12]
+
+
+def add_macvlan(home: Net, pod: Net, target: Netns, wanted: Macvlan) -> Link:
+    """Make the macvlan in ``target`` and return it as seen there; it is still down.
+
+    ``home``: where the parent lives (the host, or ``pod`` itself); ``pod``: a ``Net`` in
+    ``target``. What fails leaves no link behind. Errors: ``InvalidName``, ``InvalidMac``,
+    ``InvalidMtu``, ``InvalidValue`` (the mode), ``ParentMissing``, ``NameTaken``, ``Busy``
+    (the parent is in a bridge, or in passthru already).
+    """
+    what = f"make the macvlan {wanted.name} on"
+    check_name(wanted.name)
+    if target.fd < 0:
+        raise NetnsMissing(what, wanted.parent, f"{target.path} is closed", "open it again")
+    if wanted.mode not in MODES:
+        raise InvalidValue(
+            what, wanted.parent, f"{wanted.mode!r} is no mode of it", f"use {', '.join(MODES)}"
+        )
+    parent = find_link(home, wanted.parent)
+    if parent is None:
+        raise ParentMissing(
+            what, wanted.parent, "there is no such link", "make it first, or correct the name"
+        )
+    values: dict[str, Any] = {"macvlan_mode": wanted.mode, "mtu": check_mtu(wanted.mtu, parent)}
+    if wanted.mac is not None:
+        values["address"] = check_mac(wanted.mac)
+    if find_link(pod, wanted.name) is not None:
+        raise _taken(wanted)
+
+    temporary = temporary_name(wanted.name)
+    request = {
+        "kind": "macvlan",
+        "ifname": temporary,
+        "link": parent.index,
+        "net_ns_fd": target.fd,
+        **values,
+    }
+    made: Link | None = None
+    try:
+        try:
+            home.change(what, wanted.parent, "link", "add", **request)
+        except AlreadyThere:
+            delete_link(pod, temporary)
+            home.change(what, wanted.parent, "link", "add", **request)
+        except LinkMissing as error:
+            raise ParentMissing(
+                what, wanted.parent, error.why, "it was just deleted; make it again"
+            ) from None
+        made = get_link(pod, temporary)
+        try:
+            rename_link(pod, made, wanted.name)
+        except NameTaken:
+            raise _taken(wanted) from None
+    except BaseException:
+        # The error that began it is what matters.
+        with suppress(KernelError):
+            delete_link(pod, temporary if made is None else made.index)
+        raise
+    return replace(made, name=wanted.name)
+
+
+def delete_macvlan(pod: Net, name: str) -> bool:
+    """Delete the link ``name`` and what an interrupted ``add_macvlan`` left; False if neither.
+
+    The parent is not needed for it.
+    """
+    left = delete_link(pod, temporary_name(name))
+    return delete_link(pod, name) or left
+
+
+def _taken(wanted: Macvlan) -> NameTaken:
+    return NameTaken(
+        f"make the macvlan {wanted.name} on",
+        wanted.parent,
+        f"the pod has a link {wanted.name} already",
+        "delete that one, or choose another interface name",
+    )

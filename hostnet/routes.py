@@ -1,0 +1,224 @@
+"""Routes: adding, replacing, listing, deleting; all may be repeated.
+
+Source: rtnetlink(7), ip-route(8) for the meaning of scope, onlink and the metrics.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any
+
+from hostnet.errors import (
+    AlreadyThere,
+    GatewayUnreachable,
+    InvalidValue,
+    KernelError,
+    NotThere,
+    RouteConflict,
+)
+from hostnet.links import Link
+from hostnet.netlink import Net
+
+MAIN_TABLE = 254
+_ONLINK = 0x04
+_IPV6_PRIORITY = 1024
+_SCOPES = {"global": 0, "site": 200, "link": 253, "host": 254, "nowhere": 255}
+_SCOPE_NAMES = {number: name for name, number in _SCOPES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One unicast route.
+
+    ``destination``: 0.0.0.0/0 or ::/0 for the default route; ``gateway`` None: on the link
+    itself; ``scope`` None: "link" without a gateway, "global" with one (IPv6 has "global"
+    only); ``source``: the preferred own address; ``mtu`` and ``advmss`` in bytes, 0: not
+    set; ``priority``: the metric, lower wins, 0: the family's default; ``onlink``: reach
+    the gateway on the link even though no address of it covers the gateway.
+    """
+
+    destination: IPv4Network | IPv6Network
+    gateway: IPv4Address | IPv6Address | None = None
+    scope: str | None = None
+    source: IPv4Address | IPv6Address | None = None
+    mtu: int = 0
+    advmss: int = 0
+    priority: int = 0
+    table: int = MAIN_TABLE
+    onlink: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRoute:
+    """A route as the kernel shows it, with the index of its link and who made it.
+
+    ``protocol``: 2 for the kernel itself, 3 boot, 4 static and so on (rtnetlink(7)).
+    """
+
+    route: Route
+    link: int
+    protocol: int
+
+
+def default_route(gateway: IPv4Address | IPv6Address, *, onlink: bool = False) -> Route:
+    """The default route of the gateway's family."""
+    everything = "0.0.0.0/0" if gateway.version == 4 else "::/0"
+    return Route(ipaddress.ip_network(everything), gateway, onlink=onlink)
+
+
+def add_route(net: Net, link: Link, route: Route) -> bool:
+    """Add the route by the link; False when exactly that one was there.
+
+    Errors: ``RouteConflict`` (another route to the destination with the same metric),
+    ``GatewayUnreachable`` (the gateway lies in no network of the link, and not ``onlink``),
+    ``LinkDown``, ``InvalidValue``.
+    """
+    return _set(net, link, route, "add")
+
+
+def replace_route(net: Net, link: Link, route: Route) -> bool:
+    """Add the route, or put it in the place of the one with its destination and metric."""
+    return _set(net, link, route, "replace")
+
+
+def delete_route(net: Net, link: Link, route: Route) -> bool:
+    """Delete the route; False when it was not there."""
+    try:
+        net.change(
+            f"delete the route to {route.destination} by",
+            link.name,
+            "route",
+            "del",
+            **_request(link, route),
+        )
+    except NotThere:
+        return False
+    return True
+
+
+def list_routes(net: Net, link: Link | None = None, *, table: int = MAIN_TABLE) -> list[LinkRoute]:
+    """The unicast routes of one table, of the link or of all links; both families."""
+    which = "the namespace" if link is None else link.name
+    found = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        messages = net.look(
+            "list the routes of", which, "route", "dump", family=int(family), table=table
+        )
+        found += [r for m in messages if (r := _route(m)) is not None]
+    return [r for r in found if link is None or r.link == link.index]
+
+
+def _set(net: Net, link: Link, route: Route, command: str) -> bool:
+    what = f"{command} the route to {route.destination} by"
+    gateway = route.gateway
+    if gateway is not None and gateway.version != route.destination.version:
+        raise InvalidValue(
+            what, link.name, f"its gateway {gateway} is of the other family", "correct it"
+        )
+    try:
+        net.change(what, link.name, "route", command, **_request(link, route))
+    except AlreadyThere as error:
+        existing = [r for r in list_routes(net, table=route.table) if _same_place(r.route, route)]
+        if any(r.link == link.index and _complete(route) == r.route for r in existing):
+            return False
+        raise RouteConflict(
+            what,
+            link.name,
+            f"another one is there: {existing[0].route if existing else error.why}",
+            "delete or replace it, or give another priority",
+            errno=error.errno,
+        ) from None
+    except KernelError as error:
+        if gateway is not None and isinstance(error, GatewayUnreachable):
+            raise GatewayUnreachable(
+                what,
+                link.name,
+                f"its gateway {gateway} is in no network of the link",
+                "add an address of the gateway's network first, or set onlink",
+                errno=error.errno,
+            ) from None
+        raise
+    return True
+
+
+def _request(link: Link, route: Route) -> dict[str, Any]:
+    route = _complete(route)
+    assert route.scope is not None
+    values: dict[str, Any] = {
+        "family": int(socket.AF_INET if route.destination.version == 4 else socket.AF_INET6),
+        "dst": str(route.destination.network_address),
+        "dst_len": route.destination.prefixlen,
+        "oif": link.index,
+        "table": route.table,
+        "scope": _SCOPES[route.scope],
+    }
+    if route.gateway is not None:
+        values["gateway"] = str(route.gateway)
+    if route.source is not None:
+        values["prefsrc"] = str(route.source)
+    if route.priority:
+        values["priority"] = route.priority
+    if route.onlink:
+        values["flags"] = _ONLINK
+    metrics = {k: v for k, v in (("mtu", route.mtu), ("advmss", route.advmss)) if v}
+    if metrics:
+        values["metrics"] = metrics
+    return values
+
+
+def _complete(route: Route) -> Route:
+    """The route with its defaults as the kernel would show them."""
+    scope = route.scope
+    priority = route.priority
+    if route.destination.version == 6:
+        scope, priority = "global", priority or _IPV6_PRIORITY
+    elif scope is None:
+        scope = "link" if route.gateway is None else "global"
+    if scope not in _SCOPES:
+        raise InvalidValue(
+            "use the route scope", repr(scope), "it is none", f"use {', '.join(_SCOPES)}"
+        )
+    return Route(
+        route.destination,
+        route.gateway,
+        scope,
+        route.source,
+        route.mtu,
+        route.advmss,
+        priority,
+        route.table,
+        route.onlink,
+    )
+
+
+def _same_place(one: Route, other: Route) -> bool:
+    one, other = _complete(one), _complete(other)
+    return (one.destination, one.priority) == (other.destination, other.priority)
+
+
+def _route(message: Any) -> LinkRoute | None:
+    link = message.get_attr("RTA_OIF")
+    if message["type"] != 1 or link is None:
+        return None
+    everything = "0.0.0.0" if message["family"] == socket.AF_INET else "::"
+    address = message.get_attr("RTA_DST") or everything
+    gateway, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
+    metrics = message.get_attr("RTA_METRICS")
+    return LinkRoute(
+        Route(
+            ipaddress.ip_network(f"{address}/{message['dst_len']}"),
+            ipaddress.ip_address(gateway) if gateway else None,
+            _SCOPE_NAMES.get(message["scope"], "global"),
+            ipaddress.ip_address(source) if source else None,
+            (metrics.get_attr("RTAX_MTU") or 0) if metrics else 0,
+            (metrics.get_attr("RTAX_ADVMSS") or 0) if metrics else 0,
+            message.get_attr("RTA_PRIORITY") or 0,
+            message.get_attr("RTA_TABLE") or message["table"],
+            bool(message["flags"] & _ONLINK),
+        ),
+        link,
+        message["proto"],
+    )

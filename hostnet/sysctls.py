@@ -1,0 +1,105 @@
+"""Kernel settings of network namespaces under /proc/sys/net, and what a pod's interface wants.
+
+A setting is named by its path segments, never by a dotted string: names of links contain
+dots. /proc/sys/net shows the network namespace of the thread that opens the file, so a job
+sees the one it runs in (Documentation/admin-guide/sysctl, net/sysctl_net.c).
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from hostnet.errors import InvalidValue, Ipv6Missing, KernelError, SysctlMissing, from_errno
+from hostnet.netlink import Net
+
+_ROOT = Path("/proc/sys/net")
+
+POD_LINK = (
+    ("ipv4", "arp_notify", "1"),
+    ("ipv6", "ndisc_notify", "1"),
+    ("ipv6", "accept_ra", "0"),
+    ("ipv6", "disable_ipv6", "0"),
+    ("ipv6", "keep_addr_on_down", "1"),
+)
+"""(family, setting, value) of a pod's interface before it goes up: announce its addresses
+when it does, take none from routers, keep IPv6 addresses when it goes down."""
+
+POD_LOOPBACK = (("ipv6", "disable_ipv6", "0"),)
+"""The same for the pod's ``lo``."""
+
+
+def read_sysctl(net: Net, *segments: str) -> str:
+    """The value of net/SEGMENTS…, without the line's end. ``SysctlMissing``, ``Ipv6Missing``."""
+    path = _path(net, segments)
+    try:
+        return path.read_text("ascii").rstrip("\n")
+    except OSError as error:
+        raise _failed(error, "read", segments) from None
+
+
+def write_sysctl(net: Net, value: str, *segments: str) -> str:
+    """Set net/SEGMENTS… unless it has the value; the value it had before.
+
+    Errors: ``SysctlMissing``, ``Ipv6Missing``, ``NotPermitted`` (also where /proc/sys is
+    read-only), ``Refused`` (the kernel does not take the value).
+    """
+    before = read_sysctl(net, *segments)
+    if before == value:
+        return before
+    try:
+        _path(net, segments).write_text(value, "ascii")
+    except OSError as error:
+        raise _failed(error, f"write {value!r} to", segments) from None
+    net.changed("sysctl write")
+    return before
+
+
+def prepare_pod_link(net: Net, name: str, *, ipv6: bool) -> None:
+    """Write ``POD_LINK`` for the link and, with ``ipv6``, ``POD_LOOPBACK``.
+
+    Without ``ipv6`` a kernel that has no IPv6 is fine; with it, that is ``Ipv6Missing``.
+    """
+    for link, table in (("lo", POD_LOOPBACK if ipv6 else ()), (name, POD_LINK)):
+        for family, setting, value in table:
+            if family == "ipv6" and not ipv6 and setting == "disable_ipv6":
+                continue
+            try:
+                write_sysctl(net, value, family, "conf", link, setting)
+            except Ipv6Missing:
+                if ipv6:
+                    raise
+
+
+def has_ipv6() -> bool:
+    """Whether the kernel has IPv6 at all (switched off for single links or not)."""
+    return (_ROOT / "ipv6").exists()
+
+
+def _path(net: Net, segments: tuple[str, ...]) -> Path:
+    if not net.entered:
+        raise RuntimeError("this Net's thread is in another namespace: sysctls would miss")
+    for segment in segments:
+        if segment in ("", ".", "..") or "/" in segment or "\0" in segment:
+            raise InvalidValue(
+                "use the sysctl", "/".join(segments), f"{segment!r} is no segment", "correct it"
+            )
+    return _ROOT.joinpath(*segments)
+
+
+def _failed(error: OSError, what: str, segments: tuple[str, ...]) -> KernelError:
+    which = "the sysctl " + "/".join(("net", *segments))
+    code = error.errno or 0
+    if code != errno.ENOENT:
+        return from_errno(code, "", what, which)
+    if segments[0] == "ipv6" and not has_ipv6():
+        return Ipv6Missing(
+            what,
+            which,
+            "this kernel has no IPv6",
+            "use IPv4 only, or start it without ipv6.disable=1",
+            errno=code,
+        )
+    return SysctlMissing(
+        what, which, "there is none", "check the link's name and the kernel's version", errno=code
+    )

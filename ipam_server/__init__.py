@@ -1,0 +1,1 @@
+"""The IPAM server: networks, pools, allocation, the HTTP API and its client."""

@@ -1,0 +1,138 @@
+"""What nodes ask for: allocating, releasing and looking up an attachment's slot.
+
+Decisions are made by the pure rules of `allocator` without giving way to other requests; then the
+term commits them. Requests of one attachment come one after the other.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from ipam_server import views
+from ipam_server.allocator import Choice, Repeat, Wait, choose
+from ipam_server.changes import allocation
+from ipam_server.keys import SlotId
+from ipam_server.leading import Leading
+from ipam_server.serial import KeyedLocks
+from ipam_server.state import Held
+from ipam_server.term import Limits
+from netspace import messages as m
+from netspace.problems import Problem
+from statestore import Store
+
+REMEMBERED_CLAIMS = 100_000
+"""How many released claims are remembered: an ADD that arrives after its DEL gets nothing."""
+
+
+class Allocations(Leading):
+    """See the module."""
+
+    def __init__(self, store: Store, name: str, server: str, ttl: int, limits: Limits) -> None:
+        super().__init__(store, name, server, ttl, limits)
+        self._locks = KeyedLocks()
+        self._released_claims: OrderedDict[str, None] = OrderedDict()
+
+    async def allocate(self, request: m.AllocateRequest) -> m.Allocation:
+        """A slot for an attachment; the same answer for the same attachment and claim."""
+        return await self._finish(self._allocate(request))
+
+    async def release(self, request: m.ReleaseRequest) -> m.Released:
+        """Frees what the attachment holds under this generation or claim, and nothing else."""
+        return await self._finish(self._release(request))
+
+    async def held(self, attachment: m.AttachmentId) -> m.Allocation:
+        """What an attachment holds now."""
+        state = self.term.state
+        slot = state.attachments.get((attachment.container, attachment.ifname))
+        held = state.held(slot) if slot else None
+        if slot is None or held is None:
+            raise Problem("not-found", f"attachment {attachment} holds no address")
+        return views.allocation(state, slot, held.holder, held.generation, "repeated")
+
+    async def operator_release(self, request: m.OperatorRelease) -> m.Released:
+        """Frees a slot on an admin's word that its holder is gone."""
+        slot = views.find_slot(self.term.state, request.address, request.network)
+        return await self._finish(self._release_slot(slot, request.generation))
+
+    async def _allocate(self, request: m.AllocateRequest) -> m.Allocation:
+        attachment = (request.attachment.container, request.attachment.ifname)
+        async with self._locks.hold(attachment):
+            while True:
+                term = self._lead()
+                await term.open()
+                if request.claim in self._released_claims:
+                    raise Problem(
+                        "claim-released",
+                        f"the claim of attachment {request.attachment} was released already",
+                        do="ask with a new claim",
+                    )
+                decision = choose(term.state, request, term.clock.now())
+                match decision:
+                    case Wait():
+                        await term.decided(decision.slot)
+                    case Repeat():
+                        held = decision.held
+                        return views.allocation(
+                            term.state, decision.slot, held.holder, held.generation, "repeated"
+                        )
+                    case Choice():
+                        revision = await self._commit(term, allocation(term.state.keys, decision))
+                        return views.allocation(
+                            term.state, decision.slot, decision.holder, revision, decision.how
+                        )
+
+    async def _release(self, request: m.ReleaseRequest) -> m.Released:
+        attachment = (request.attachment.container, request.attachment.ifname)
+        async with self._locks.hold(attachment):
+            while True:
+                term = self._lead()
+                await term.open()
+                slot = term.state.attachments.get(attachment)
+                held = term.state.held(slot) if slot else None
+                if slot is not None and slot in term.state.taken:
+                    await term.decided(slot)
+                    continue
+                refused = _not_held(held, request)
+                if refused is None:
+                    assert slot is not None
+                    assert held is not None
+                    await self._commit(term, term.freeing(slot, held))
+                self._bury(request.claim)
+                return m.Released(released=refused is None, why=refused or "released")
+
+    async def _release_slot(self, slot: SlotId, generation: int) -> m.Released:
+        while True:
+            term = self._lead()
+            await term.open()
+            if slot in term.state.taken:
+                await term.decided(slot)
+                continue
+            held = term.state.held(slot)
+            if held is None:
+                return m.Released(released=False, why="nobody holds the address")
+            if held.generation != generation:
+                return m.Released(
+                    released=False,
+                    why=f"the address was given again since: generation {held.generation}",
+                )
+            await self._commit(term, term.freeing(slot, held))
+            self._bury(held.holder.claim)
+            return m.Released(released=True, why="released")
+
+    def _bury(self, claim: str) -> None:
+        self._released_claims[claim] = None
+        if len(self._released_claims) > REMEMBERED_CLAIMS:
+            self._released_claims.popitem(last=False)
+
+
+def _not_held(held: Held | None, request: m.ReleaseRequest) -> str | None:
+    """Why the release names nothing that is held; None if it names what is."""
+    if held is None:
+        return "the attachment holds nothing"
+    if held.holder.node != request.node:
+        return f"the attachment is node {held.holder.node}'s"
+    if request.generation is not None and request.generation != held.generation:
+        return f"the attachment holds an address of another generation: {held.generation}"
+    if request.generation is None and request.claim != held.holder.claim:
+        return "the attachment holds an address under another claim"
+    return None

@@ -1,0 +1,402 @@
+"""Which slot an attachment gets: pure decisions over the state, the request and the clock.
+
+The order of choice
+1. The attachment has a slot: the same answer.
+2. A fixed address is asked for: that slot or a clear error, never another one.
+3. An application pool: the slot this pod held before, else the next one.
+4. A restart (the name was seen before): its own last slot if free, whose cool-down does not bind
+   it, else the pool's last released slot that has cooled down.
+5. New: never-used slots in order, then the longest-released one that has cooled down.
+6. Nothing is left: an error that says how the pool stands.
+
+The slot of an interface that this node has seen to be gone is taken over by the pod's new sandbox;
+until then an old holder keeps its slot, whatever the new pod is called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ipam_server.keys import SlotId
+from ipam_server.records import Holder, Identity
+from ipam_server.state import ClusterState, Held, PoolState
+from netspace.messages import AllocateRequest
+from netspace.problems import Problem
+from netspace.slots import Family, SlotError, parse_address
+
+How = Literal[
+    "repeated", "fixed", "taken-over", "returned", "last-released", "never", "longest-released"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The slot chosen and who is to hold it. `replaces`: the holder whose slot is rewritten, at the
+    generation that the transaction compares."""
+
+    slot: SlotId
+    holder: Holder
+    how: How
+    replaces: Held | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """The attachment has this slot already; nothing is to be written."""
+
+    slot: SlotId
+    held: Held
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The answer depends on a transaction under way for this slot."""
+
+    slot: SlotId
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What was asked for, all sources weighed. `pool` None: only the address chooses it."""
+
+    pool: PoolState | None
+    addresses: tuple[str, ...]
+    families: tuple[Family, ...]
+
+
+def choose(state: ClusterState, request: AllocateRequest, now: int) -> Choice | Repeat | Wait:
+    """Decides on a request at the cluster's clock `now` (milliseconds). Raises `Problem`."""
+    attachment = (request.attachment.container, request.attachment.ifname)
+    slot = state.attachments.get(attachment)
+    if slot is not None:
+        return _again(state, request, slot)
+    wish = _wish(state, request)
+    if wish.addresses:
+        return _fixed(state, request, wish, now)
+    assert wish.pool is not None
+    return _from_pool(state, request, wish.pool, wish.families, now)
+
+
+def identity_of(request: AllocateRequest) -> Identity | None:
+    """The name that the slot sticks to; None for a pod without a name."""
+    pod = request.pod
+    return (pod.namespace, pod.name, request.attachment.ifname) if pod.name else None
+
+
+def _again(state: ClusterState, request: AllocateRequest, slot: SlotId) -> Choice | Repeat | Wait:
+    """The attachment has a slot. With another claim than the stored one the node lost its record:
+    it keeps the slot under a new generation, so that nothing sent for the old claim frees it."""
+    held = state.held(slot)
+    assert held is not None
+    if slot in state.taken:
+        return Wait(slot)
+    if held.holder.node != request.node:
+        raise Problem(
+            "address-taken",
+            f"attachment {request.attachment} belongs to node {held.holder.node},"
+            f" not to {request.node}",
+        )
+    if held.holder.claim == request.claim:
+        return Repeat(slot, held)
+    holder = _holder(request, held.holder.pool, held.holder.families, held.holder.before)
+    return Choice(slot, holder, "repeated", held)
+
+
+def _wish(state: ClusterState, request: AllocateRequest) -> Wish:
+    """Weighs the sources: the pod's own selection, then the configuration's, then the default."""
+    own, default = request.selection, request.default
+    families = own.families or default.families
+    addresses = own.ip
+    name = own.application or own.netspace
+    kind = "application" if own.application else "netspace"
+    if name is None and not addresses:
+        name = default.application or default.netspace
+        kind = "application" if default.application else "netspace"
+        addresses = default.ip
+    if name is not None:
+        return Wish(_named(state, request, name, kind), addresses, families)
+    if addresses:
+        return Wish(None, addresses, families)
+    pool = state.default_pool()
+    if pool is None:
+        raise Problem(
+            "pool-missing",
+            f"the pod names no pool and cluster {state.name} has no default pool",
+            do="annotate the pod with ipam.com/netspace or create a pool of kind default",
+        )
+    return Wish(pool, (), families)
+
+
+def _named(state: ClusterState, request: AllocateRequest, name: str, kind: str) -> PoolState:
+    pool = state.pools.get(name)
+    if pool is None or (pool.record.kind == "application") != (kind == "application"):
+        is_other = pool is not None and _may_use(pool, request.pod.namespace)
+        raise Problem(
+            "pool-unknown",
+            f"cluster {state.name} has no {kind} pool {name}",
+            do=f"{name} is a pool of kind {pool.record.kind}: use the annotation for that kind"
+            if pool is not None and is_other
+            else "correct the name or have the pool created",
+        )
+    if not _may_use(pool, request.pod.namespace):
+        raise _forbidden(pool.name, request.pod.namespace)
+    return pool
+
+
+def _may_use(pool: PoolState, namespace: str) -> bool:
+    listed = pool.record.namespaces
+    return pool.record.kind == "default" or "*" in listed or namespace in listed
+
+
+def _forbidden(pool: str, namespace: str) -> Problem:
+    return Problem(
+        "pool-forbidden",
+        f"pool {pool} does not list namespace {namespace or '(none)'}",
+        do="name another pool or have the namespace added to the pool",
+    )
+
+
+def _fixed(state: ClusterState, request: AllocateRequest, wish: Wish, now: int) -> Choice | Wait:
+    slot, pool = _fixed_slot(state, request, wish)
+    families = _families(state, pool, wish.families)
+    identity = identity_of(request)
+    address = ", ".join(wish.addresses)
+    held = state.held(slot)
+    if slot in state.taken:
+        return Wait(slot)
+    if held is not None:
+        if _gone(held, request):
+            return _over(state, request, slot, held, pool, families)
+        raise Problem(
+            "address-taken",
+            f"{address} is {_whose(held)}",
+            do="delete that pod first or ask for another address",
+        )
+    released = state.released(slot)
+    mine = released is not None and identity is not None and released.release.identity == identity
+    left = 0 if mine else state.cooldown_left(slot, now)
+    if left:
+        raise Problem(
+            "address-cooling",
+            f"{address} was released a short time ago and rests for {left / 1000:.1f} s more",
+            do="try again then",
+            retry_after=left / 1000,
+        )
+    return _take(state, request, pool, slot, families, "fixed")
+
+
+def _fixed_slot(
+    state: ClusterState, request: AllocateRequest, wish: Wish
+) -> tuple[SlotId, PoolState]:
+    """The slot that has the wanted addresses and the pool it lies in, if the pod may have it."""
+    shown = ", ".join(wish.addresses)
+    if wish.pool is not None:
+        network = wish.pool.record.network
+        index = _index(state, network, wish.addresses)
+        if state.owner((network, index)) is not wish.pool:
+            raise Problem(
+                "address-unusable",
+                f"{shown} does not lie in pool {wish.pool.name}",
+                do=f"ask for an address of {_spans(state, wish.pool)} or name another pool",
+            )
+        return (network, index), wish.pool
+    owners: list[tuple[SlotId, PoolState]] = []
+    for name in state.networks:
+        try:
+            slot = (name, _index(state, name, wish.addresses))
+        except Problem:
+            continue
+        owner = state.owner(slot)
+        if owner is not None:
+            owners.append((slot, owner))
+    allowed = [found for found in owners if _may_use(found[1], request.pod.namespace)]
+    if len(allowed) == 1:
+        return allowed[0]
+    if allowed:
+        raise Problem(
+            "address-unusable",
+            f"{shown} lies in several pools: {', '.join(pool.name for _, pool in allowed)}",
+            do="name the pool too",
+        )
+    if owners:
+        raise _forbidden(owners[0][1].name, request.pod.namespace)
+    raise Problem(
+        "address-unusable",
+        f"{shown} lies in no pool of cluster {state.name}",
+        do="ask for an address of a pool; addresses outside of pools are given to nobody",
+    )
+
+
+def _index(state: ClusterState, network: str, addresses: tuple[str, ...]) -> int:
+    slots = state.networks[network].slots
+    try:
+        indices = {slots.index_of(parse_address(address)) for address in addresses}
+    except SlotError as error:
+        raise Problem("address-unusable", f"network {network}: {error}") from None
+    if len(indices) != 1:
+        pairs = [f"{slots.ipv4_of(index)} with {slots.ipv6_of(index)}" for index in sorted(indices)]
+        raise Problem(
+            "address-unusable",
+            f"{' and '.join(addresses)} are not of one slot of network {network}",
+            do=f"ask for {' or '.join(pairs)}",
+        )
+    return indices.pop()
+
+
+def _from_pool(
+    state: ClusterState,
+    request: AllocateRequest,
+    pool: PoolState,
+    wanted: tuple[Family, ...],
+    now: int,
+) -> Choice | Wait:
+    families = _families(state, pool, wanted)
+    state.settle(pool, now)
+    identity = identity_of(request)
+    mine = (
+        [slot for slot in state.names.get(identity, ()) if state.owner(slot) is pool]
+        if identity
+        else []
+    )
+    for slot in mine:
+        held = state.held(slot)
+        if held is not None and _gone(held, request):
+            if slot in state.taken:
+                return Wait(slot)
+            return _over(state, request, slot, held, pool, families)
+    returned = _returned(state, identity, mine)
+    if returned is not None:
+        return _take(state, request, pool, returned, families, "returned")
+    network = pool.record.network
+    restart = identity is not None and (identity in state.names or identity in state.earlier)
+    if restart and pool.record.kind != "application" and (index := pool.ready.last()) is not None:
+        return _take(state, request, pool, (network, index), families, "last-released")
+    if (index := pool.never.first()) is not None:
+        return _take(state, request, pool, (network, index), families, "never")
+    if (index := pool.ready.longest()) is not None:
+        return _take(state, request, pool, (network, index), families, "longest-released")
+    raise _exhausted(state, pool, now)
+
+
+def _returned(state: ClusterState, identity: Identity | None, mine: list[SlotId]) -> SlotId | None:
+    """The slot that the name held last, among those of its pool that are free."""
+    free = [
+        (released.order, slot)
+        for slot in mine
+        if slot not in state.taken
+        and state.held(slot) is None
+        and (released := state.released(slot)) is not None
+        and released.release.identity == identity
+    ]
+    return max(free)[1] if free else None
+
+
+def _gone(held: Held, request: AllocateRequest) -> bool:
+    """Whether the holder is an earlier sandbox of the same pod whose interface this node has seen
+    to be gone: the only proof of death that a node can give."""
+    holder = held.holder
+    return (
+        holder.identity is not None
+        and holder.identity == identity_of(request)
+        and holder.node == request.node
+        and holder.container in request.removed
+    )
+
+
+def _over(
+    state: ClusterState,
+    request: AllocateRequest,
+    slot: SlotId,
+    held: Held,
+    pool: PoolState,
+    families: tuple[Family, ...],
+) -> Choice:
+    holder = _holder(request, pool.name, families, held.holder.before)
+    return Choice(slot, holder, "taken-over", held)
+
+
+def _take(
+    state: ClusterState,
+    request: AllocateRequest,
+    pool: PoolState,
+    slot: SlotId,
+    families: tuple[Family, ...],
+    how: How,
+) -> Choice:
+    released = state.released(slot)
+    before = released.release.identity if released is not None else None
+    if before == identity_of(request):
+        before = None
+    return Choice(slot, _holder(request, pool.name, families, before), how)
+
+
+def _holder(
+    request: AllocateRequest, pool: str, families: tuple[Family, ...], before: Identity | None
+) -> Holder:
+    return Holder(
+        container=request.attachment.container,
+        ifname=request.attachment.ifname,
+        claim=request.claim,
+        node=request.node,
+        namespace=request.pod.namespace,
+        pod=request.pod.name,
+        uid=request.pod.uid,
+        pool=pool,
+        families=families,
+        before=before,
+    )
+
+
+def _families(
+    state: ClusterState, pool: PoolState, wanted: tuple[Family, ...]
+) -> tuple[Family, ...]:
+    """The families to store: none where the pod takes all that the network has."""
+    slots = state.networks[pool.record.network].slots
+    there: set[Family] = set()
+    if slots.ipv4 is not None:
+        there.add("ipv4")
+    if slots.ipv6 is not None:
+        there.add("ipv6")
+    missing = [family for family in wanted if family not in there]
+    if missing:
+        raise Problem(
+            "family-missing",
+            f"network {pool.record.network} of pool {pool.name} has no {' and no '.join(missing)}",
+            do=f"ask for {', '.join(sorted(there))} or for another pool",
+        )
+    return () if not wanted or set(wanted) == there else wanted
+
+
+def _exhausted(state: ClusterState, pool: PoolState, now: int) -> Problem:
+    cooling = pool.cooling.longest()
+    use = f"pool {pool.name} has {pool.size} addresses, {pool.used} used"
+    busy = pool.size - pool.used - len(pool.cooling)
+    if cooling is not None:
+        left = state.cooldown_left((pool.record.network, cooling), now) / 1000
+        return Problem(
+            "pool-cooling",
+            f"{use}, and {len(pool.cooling)} in cool-down, the next for {left:.1f} s more",
+            do="wait, or have the pool grown",
+            retry_after=left,
+        )
+    if busy > 0:
+        return Problem(
+            "busy", f"{use}, and the last {busy} are being given or released", retry_after=1
+        )
+    return Problem(
+        "pool-exhausted", f"{use}: none is free", do="delete pods or have the pool grown"
+    )
+
+
+def _whose(held: Held) -> str:
+    holder = held.holder
+    if holder.reserved:
+        return f"reserved ({holder.note})" if holder.note else "reserved"
+    pod = f"{holder.namespace}/{holder.pod}" if holder.pod else f"container {holder.container}"
+    return f"held by {pod} on node {holder.node}"
+
+
+def _spans(state: ClusterState, pool: PoolState) -> str:
+    spans = state.networks[pool.record.network].slots.format_ranges(pool.own)
+    return ", ".join(spans[:4]) + (", …" if len(spans) > 4 else "")

@@ -1,0 +1,301 @@
+"""The HTTP API: one row for each method and path, and what it calls.
+
+Handlers, checks of input and the OpenAPI document all come from this table.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, Meta, UnsetType
+
+import netspace
+from ipam_server import metrics, openapi
+from ipam_server.directory import Directory
+from ipam_server.service import ClusterService
+from ipam_server.views import AddressFilter
+from netspace import messages as m
+from netspace import names
+from netspace.http_routes import Call, Route, application
+from netspace.http_server import Limits
+from netspace.problems import Problem, invalid
+
+MAX_PAGE: Final = 1000
+"""Entries in a page of addresses."""
+
+PARAMETERS: Final[dict[str, Any]] = {
+    "cluster": m.Name,
+    "fabric": m.Name,
+    "network": m.Name,
+    "pool": m.Name,
+    "node": m.NodeName,
+    "address": m.Address,
+    "container": Annotated[str, Meta(pattern=names.CONTAINER)],
+    "ifname": Annotated[str, Meta(pattern=names.IFNAME)],
+}
+"""The types of the parameters in paths."""
+
+
+class AddressQuery(msgspec.Struct, kw_only=True):
+    """Filters, and the page: at most `limit` entries behind `after`, the `next` of the last."""
+
+    network: m.Name | UnsetType = UNSET
+    pool: m.Name | UnsetType = UNSET
+    namespace: m.Namespace | UnsetType = UNSET
+    pod: Annotated[str, Meta(pattern=names.POD)] | UnsetType = UNSET
+    node: m.NodeName | UnsetType = UNSET
+    state: Literal["used", "reserved", "cooling", "free"] | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 500
+    after: Annotated[str, Meta(max_length=300)] | UnsetType = UNSET
+
+
+class NetworkQuery(msgspec.Struct, kw_only=True):
+    """Which network, where several have the address."""
+
+    network: m.Name | UnsetType = UNSET
+
+
+class Backend:
+    """What the routes reach. The directory is opened once the sockets are the server's own."""
+
+    def __init__(self) -> None:
+        self.metrics = metrics.Metrics()
+        self.directory: Directory | None = None
+
+    def open(self) -> Directory:
+        """The directory; `Problem` state-unavailable as long as there is none."""
+        if self.directory is None:
+            raise Problem("state-unavailable", "the server is starting", retry_after=1)
+        return self.directory
+
+    def cluster(self, call: Call) -> ClusterService:
+        return self.open().cluster(call.path["cluster"])
+
+
+def make_application(backend: Backend, limits: Limits) -> web.Application:
+    """The server's aiohttp application."""
+    return application(ROUTES, backend, PARAMETERS, limits, backend.metrics.observe)
+
+
+def describe() -> dict[str, Any]:
+    """The OpenAPI document."""
+    return openapi.document(ROUTES, PARAMETERS, "Netspace IPAM server", netspace.__version__)
+
+
+def why_not_ready(status: m.Status) -> str:
+    """What is missing until every cluster can be served; empty if nothing."""
+    if status.ready:
+        return ""
+    reasons = [f"cluster {c.name} has no leader" for c in status.clusters if c.leader is None]
+    reasons += [member.error for member in status.store if member.error]
+    return "; ".join(reasons) or "the clusters have not been read yet"
+
+
+async def _alive(backend: Backend, call: Call) -> bytes:
+    return b"ok\n"
+
+
+async def _ready(backend: Backend, call: Call) -> bytes:
+    why = why_not_ready(await backend.open().status())
+    if why:
+        raise Problem("unavailable", f"the server is not ready: {why}", retry_after=1)
+    return b"ok\n"
+
+
+async def _metrics(backend: Backend, call: Call) -> bytes:
+    return await backend.metrics.exposition(backend.directory)
+
+
+async def _openapi(backend: Backend, call: Call) -> bytes:
+    return _document()
+
+
+@functools.cache
+def _document() -> bytes:
+    return msgspec.json.encode(describe())
+
+
+def _items(rows: Callable[[Backend, Call], Awaitable[list[Any]]]) -> Callable[..., Awaitable[Any]]:
+    async def call(backend: Backend, call: Call) -> m.Items[Any]:
+        return m.Items(items=await rows(backend, call))
+
+    return call
+
+
+def _given(value: Any) -> Any:
+    return None if value is UNSET else value
+
+
+async def _addresses(backend: Backend, call: Call) -> m.AddressPage:
+    query: AddressQuery = call.query
+    wanted = AddressFilter(
+        network=_given(query.network),
+        pool=_given(query.pool),
+        namespace=_given(query.namespace),
+        pod=_given(query.pod),
+        node=_given(query.node),
+        state=_given(query.state),
+    )
+    return await backend.cluster(call).addresses(wanted, query.limit, _given(query.after))
+
+
+async def _held(backend: Backend, call: Call) -> m.Allocation:
+    container, ifname = call.path["container"], call.path["ifname"]
+    if not names.is_ifname(ifname):
+        raise invalid(f"ifname {ifname!r} in the path", "it is longer than 15 bytes")
+    return await backend.cluster(call).held(m.AttachmentId(container=container, ifname=ifname))
+
+
+_ANY = ("not-leader", "state-unavailable")
+_READ = ("not-found", *_ANY)
+_WRITE = ("not-found", "changed", "state-full", *_ANY)
+_CARVE = ("overlap", "no-space", "in-use", *_WRITE)
+_ALLOCATE = (
+    "pool-unknown",
+    "pool-forbidden",
+    "pool-missing",
+    "pool-exhausted",
+    "pool-cooling",
+    "address-taken",
+    "address-cooling",
+    "address-unusable",
+    "family-missing",
+    "claim-released",
+    *_WRITE,
+)
+_C = "/v1/clusters/{cluster}"
+
+# fmt: off
+ROUTES: Final[tuple[Route[Backend], ...]] = (
+    # What nodes ask for every pod comes first: the router tries rows in order.
+    Route("POST", f"{_C}/allocations",
+          "Give an attachment a slot; asked again with the same claim, the same slot",
+          lambda b, c: b.cluster(c).allocate(c.body),
+          body=m.AllocateRequest, answer=m.Allocation, problems=_ALLOCATE),
+    Route("POST", f"{_C}/releases",
+          "Take an attachment's slot back; done already is success",
+          lambda b, c: b.cluster(c).release(c.body),
+          body=m.ReleaseRequest, answer=m.Released, problems=_WRITE),
+    Route("GET", f"{_C}/attachments/{{container}}/{{ifname}}",
+          "What an attachment holds",
+          _held, answer=m.Allocation, problems=_READ),
+    Route("GET", f"{_C}/networks",
+          "All networks",
+          _items(lambda b, c: b.cluster(c).networks()), answer=m.Items[m.Network], problems=_READ),
+    Route("POST", f"{_C}/networks",
+          "Declare a network",
+          lambda b, c: b.cluster(c).create_network(c.body),
+          body=m.NewNetwork, answer=m.Network, status=201, problems=("exists", *_CARVE)),
+    Route("GET", f"{_C}/networks/{{network}}",
+          "One network",
+          lambda b, c: b.cluster(c).network(c.path["network"]), answer=m.Network, problems=_READ),
+    Route("PATCH", f"{_C}/networks/{{network}}",
+          "Change what may change of a network",
+          lambda b, c: b.cluster(c).change_network(c.path["network"], c.body),
+          body=m.ChangeNetwork, answer=m.Network, problems=_CARVE),
+    Route("DELETE", f"{_C}/networks/{{network}}",
+          "Delete a network without pools",
+          lambda b, c: b.cluster(c).delete_network(c.path["network"]),
+          problems=("in-use", *_WRITE)),
+    Route("GET", f"{_C}/pools",
+          "All pools",
+          _items(lambda b, c: b.cluster(c).pools()), answer=m.Items[m.Pool], problems=_READ),
+    Route("POST", f"{_C}/pools",
+          "Carve a pool",
+          lambda b, c: b.cluster(c).create_pool(c.body),
+          body=m.NewPool, answer=m.Pool, status=201, problems=("exists", *_CARVE)),
+    Route("GET", f"{_C}/pools/{{pool}}",
+          "One pool",
+          lambda b, c: b.cluster(c).pool(c.path["pool"]), answer=m.Pool, problems=_READ),
+    Route("PATCH", f"{_C}/pools/{{pool}}",
+          "Change a pool's namespaces or cool-down",
+          lambda b, c: b.cluster(c).change_pool(c.path["pool"], c.body),
+          body=m.ChangePool, answer=m.Pool, problems=_WRITE),
+    Route("DELETE", f"{_C}/pools/{{pool}}",
+          "Delete a pool that nobody uses",
+          lambda b, c: b.cluster(c).delete_pool(c.path["pool"]), problems=("in-use", *_WRITE)),
+    Route("POST", f"{_C}/pools/{{pool}}/grow",
+          "Add addresses to a pool",
+          lambda b, c: b.cluster(c).grow_pool(c.path["pool"], c.body),
+          body=m.ResizePool, answer=m.Pool, problems=_CARVE),
+    Route("POST", f"{_C}/pools/{{pool}}/shrink",
+          "Take unused addresses from a pool",
+          lambda b, c: b.cluster(c).shrink_pool(c.path["pool"], c.body),
+          body=m.ResizePool, answer=m.Pool, problems=_CARVE),
+    Route("GET", f"{_C}/addresses",
+          "Addresses that are or were somebody's, page by page",
+          _addresses, query=AddressQuery, answer=m.AddressPage, problems=_READ),
+    Route("GET", f"{_C}/addresses/{{address}}",
+          "One address, whatever its state",
+          lambda b, c: b.cluster(c).address(c.path["address"], _given(c.query.network)),
+          query=NetworkQuery, answer=m.AddressEntry, problems=_READ),
+    Route("POST", f"{_C}/reservations",
+          "Take an address out of use for something that is no pod",
+          lambda b, c: b.cluster(c).reserve(c.body),
+          body=m.Reserve, answer=m.AddressEntry, status=201,
+          problems=("address-taken", "address-unusable", *_WRITE)),
+    Route("DELETE", f"{_C}/reservations/{{address}}",
+          "End a reservation",
+          lambda b, c: b.cluster(c).unreserve(c.path["address"], _given(c.query.network)),
+          query=NetworkQuery, problems=_WRITE),
+    Route("POST", f"{_C}/operator-releases",
+          "Release an address on an admin's word that its holder is gone",
+          lambda b, c: b.cluster(c).operator_release(c.body),
+          body=m.OperatorRelease, answer=m.Released, problems=_WRITE),
+    Route("GET", f"{_C}/nodes",
+          "All nodes that reported or hold addresses",
+          _items(lambda b, c: b.cluster(c).nodes()), answer=m.Items[m.Node], problems=_READ),
+    Route("GET", f"{_C}/nodes/{{node}}",
+          "One node",
+          lambda b, c: b.cluster(c).node(c.path["node"]), answer=m.Node, problems=_READ),
+    Route("PUT", f"{_C}/nodes/{{node}}",
+          "What a node says of itself",
+          lambda b, c: b.cluster(c).report_node(c.path["node"], c.body),
+          body=m.NodeReport, answer=m.Node, problems=_WRITE),
+    Route("GET", "/v1/clusters",
+          "All clusters",
+          _items(lambda b, c: b.open().clusters()), answer=m.Items[m.Cluster], problems=_ANY),
+    Route("POST", "/v1/clusters",
+          "Begin to look after a cluster",
+          lambda b, c: b.open().create_cluster(c.body),
+          body=m.NewCluster, answer=m.Cluster, status=201, problems=("exists", *_WRITE)),
+    Route("GET", _C,
+          "One cluster",
+          lambda b, c: b.open().cluster_info(c.path["cluster"]), answer=m.Cluster, problems=_READ),
+    Route("DELETE", _C,
+          "Forget a cluster without networks",
+          lambda b, c: b.open().delete_cluster(c.path["cluster"]), problems=("in-use", *_WRITE)),
+    Route("GET", "/v1/fabrics",
+          "All fabrics",
+          _items(lambda b, c: b.open().fabrics()), answer=m.Items[m.Fabric], problems=_ANY),
+    Route("POST", "/v1/fabrics",
+          "Declare a fabric",
+          lambda b, c: b.open().create_fabric(c.body),
+          body=m.NewFabric, answer=m.Fabric, status=201, problems=("exists", *_WRITE)),
+    Route("GET", "/v1/fabrics/{fabric}",
+          "One fabric and the networks in it",
+          lambda b, c: b.open().fabric(c.path["fabric"]), answer=m.Fabric, problems=_READ),
+    Route("DELETE", "/v1/fabrics/{fabric}",
+          "Delete a fabric without networks",
+          lambda b, c: b.open().delete_fabric(c.path["fabric"]), problems=("in-use", *_WRITE)),
+    Route("GET", "/v1/status",
+          "The server, its clusters and the state store",
+          lambda b, c: b.open().status(), answer=m.Status, problems=_ANY),
+    Route("GET", "/healthz",
+          "Whether the process lives",
+          _alive, answer=bytes, media="text/plain", always=True),
+    Route("GET", "/readyz",
+          "Whether the state store answers and every cluster has a leader",
+          _ready, answer=bytes, media="text/plain", problems=_ANY, always=True),
+    Route("GET", "/metrics",
+          "Metrics in Prometheus' text format",
+          _metrics, answer=bytes, media=metrics.CONTENT_TYPE, always=True),
+    Route("GET", "/openapi.json",
+          "This document",
+          _openapi, answer=bytes, always=True),
+)
+# fmt: on

@@ -1,0 +1,89 @@
+"""What is written to etcd for an allocation and for a release: pure, from a decision to one nested
+transaction, and from its answer to what it did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from ipam_server.allocator import Choice
+from ipam_server.keys import Keys, SlotId
+from ipam_server.records import Release, stored_slot
+from ipam_server.state import Held
+from statestore import Compare, Delete, Event, Get, Put, Txn, TxnResult
+
+encode = msgspec.json.encode
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One nested transaction. It landed if afterwards the key `probe` has the value `expected` (None:
+    if the key is gone). `slots` are kept from other choices until it is decided. `shared`: it compares
+    keys that other clusters' leaders write, so that a conflict says nothing of this cluster's state.
+    """
+
+    compares: tuple[Compare, ...]
+    then: tuple[Put | Delete, ...]
+    probe: bytes
+    expected: bytes | None
+    slots: tuple[SlotId, ...] = ()
+    shared: bool = False
+
+    def nested(self) -> Txn:
+        return Txn(self.compares, self.then, (Get(self.probe),))
+
+    def events(self, revision: int) -> list[Event]:
+        """What the change did to the keys, if it landed at this revision."""
+        return [
+            Event("put", op.key, op.value, revision, revision)
+            if isinstance(op, Put)
+            else Event("delete", op.key, b"", 0, revision)
+            for op in self.then
+        ]
+
+    def landed(self, result: TxnResult) -> int | None:
+        """The revision at which the change landed; None if it did not."""
+        if result.succeeded:
+            return result.revision
+        found = result.results[0]
+        assert isinstance(found, tuple)
+        if self.expected is None:
+            return None if found else result.revision
+        return next((kv.mod_revision for kv in found if kv.value == self.expected), None)
+
+
+def allocation(keys: Keys, choice: Choice) -> Change:
+    """The slot, the attachment, and the end of the slot's release, in one."""
+    slot, holder = choice.slot, choice.holder
+    put_slot = Put(keys.slot(slot), encode(holder))
+    put_attachment = Put(keys.attachment(holder.attachment), stored_slot(slot))
+    compares: tuple[Compare, ...]
+    then: tuple[Put | Delete, ...]
+    if choice.replaces is None:
+        compares = (Compare.absent(put_slot.key), Compare.absent(put_attachment.key))
+        then = (put_slot, put_attachment, Delete(keys.released(slot)))
+    else:
+        compares = (Compare.modified_at(put_slot.key, choice.replaces.generation),)
+        then = (put_slot, put_attachment)
+        if choice.replaces.holder.attachment != holder.attachment:
+            then = (*then, Delete(keys.attachment(choice.replaces.holder.attachment)))
+    return Change(compares, then, put_slot.key, put_slot.value, (slot,))
+
+
+def freeing(keys: Keys, slot: SlotId, held: Held, at: int, sequence: int) -> Change:
+    """The end of one generation: `at` is the cluster's clock in milliseconds, `sequence` the order
+    among the releases of one revision."""
+    holder = held.holder
+    release = Release(
+        at=at, sequence=sequence, identity=holder.identity, uid=holder.uid, node=holder.node
+    )
+    slot_key = keys.slot(slot)
+    put = Put(keys.released(slot), encode(release))
+    then: tuple[Put | Delete, ...] = (Delete(slot_key), put)
+    if not holder.reserved:
+        then = (*then, Delete(keys.attachment(holder.attachment)))
+    return Change(
+        (Compare.modified_at(slot_key, held.generation),), then, put.key, put.value, (slot,)
+    )

@@ -1,0 +1,248 @@
+"""The server's client: one coroutine for each row of the API, messages in and out.
+
+What is sent again when its answer was lost is decided here. Allocations and releases are: the
+server knows them by attachment and claim, a repeat finds what the first did and changes nothing,
+and a claim that was released meanwhile stays dead. A node's report says what is, not what changes.
+An admin's changes are not: a pool must not grow twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from netspace.http_client import HttpClient
+from netspace.messages import (
+    AddressEntry,
+    AddressPage,
+    AllocateRequest,
+    Allocation,
+    AttachmentId,
+    ChangeNetwork,
+    ChangePool,
+    Cluster,
+    Fabric,
+    Items,
+    Network,
+    NewCluster,
+    NewFabric,
+    NewNetwork,
+    NewPool,
+    Node,
+    NodeReport,
+    OperatorRelease,
+    Pool,
+    Released,
+    ReleaseRequest,
+    Reserve,
+    ResizePool,
+    Status,
+)
+from netspace.problems import Problem, invalid
+
+A = TypeVar("A")
+
+
+class Client:
+    """Asks the servers behind `endpoints` (`unix:///run/netspace/server.sock`,
+    `http://127.0.0.1:8470`), each request within `timeout` seconds.
+
+    Every coroutine raises `Problem`: the server's own, `unavailable` where none answers and nothing
+    was changed, `outcome-unknown` where a change may have been made.
+    """
+
+    def __init__(self, endpoints: Sequence[str], timeout: float = 10.0) -> None:
+        self._http = HttpClient(endpoints, timeout)
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.close()
+
+    # Nodes ask these for pods.
+
+    async def allocate(self, cluster: str, request: AllocateRequest) -> Allocation:
+        target = _path("clusters", cluster, "allocations")
+        return await self._ask("POST", target, Allocation, request, repeat=True)
+
+    async def release(self, cluster: str, request: ReleaseRequest) -> Released:
+        target = _path("clusters", cluster, "releases")
+        return await self._ask("POST", target, Released, request, repeat=True)
+
+    async def held(self, cluster: str, attachment: AttachmentId) -> Allocation:
+        """What the attachment holds; `not-found` if nothing."""
+        target = _path("clusters", cluster, "attachments", attachment.container, attachment.ifname)
+        return await self._ask("GET", target, Allocation)
+
+    async def report_node(self, cluster: str, node: str, report: NodeReport) -> Node:
+        target = _path("clusters", cluster, "nodes", node)
+        return await self._ask("PUT", target, Node, report, repeat=True)
+
+    # The server, fabrics, clusters, nodes.
+
+    async def status(self) -> Status:
+        return await self._ask("GET", _path("status"), Status)
+
+    async def fabrics(self) -> list[Fabric]:
+        return (await self._ask("GET", _path("fabrics"), Items[Fabric])).items
+
+    async def fabric(self, name: str) -> Fabric:
+        return await self._ask("GET", _path("fabrics", name), Fabric)
+
+    async def create_fabric(self, new: NewFabric) -> Fabric:
+        return await self._ask("POST", _path("fabrics"), Fabric, new)
+
+    async def delete_fabric(self, name: str) -> None:
+        await self._http.request("DELETE", _path("fabrics", name))
+
+    async def clusters(self) -> list[Cluster]:
+        return (await self._ask("GET", _path("clusters"), Items[Cluster])).items
+
+    async def cluster(self, name: str) -> Cluster:
+        return await self._ask("GET", _path("clusters", name), Cluster)
+
+    async def create_cluster(self, new: NewCluster) -> Cluster:
+        return await self._ask("POST", _path("clusters"), Cluster, new)
+
+    async def delete_cluster(self, name: str) -> None:
+        await self._http.request("DELETE", _path("clusters", name))
+
+    async def nodes(self, cluster: str) -> list[Node]:
+        return (await self._ask("GET", _path("clusters", cluster, "nodes"), Items[Node])).items
+
+    async def node(self, cluster: str, name: str) -> Node:
+        return await self._ask("GET", _path("clusters", cluster, "nodes", name), Node)
+
+    # Networks and pools.
+
+    async def networks(self, cluster: str) -> list[Network]:
+        target = _path("clusters", cluster, "networks")
+        return (await self._ask("GET", target, Items[Network])).items
+
+    async def network(self, cluster: str, name: str) -> Network:
+        return await self._ask("GET", _path("clusters", cluster, "networks", name), Network)
+
+    async def create_network(self, cluster: str, new: NewNetwork) -> Network:
+        return await self._ask("POST", _path("clusters", cluster, "networks"), Network, new)
+
+    async def change_network(self, cluster: str, name: str, change: ChangeNetwork) -> Network:
+        target = _path("clusters", cluster, "networks", name)
+        return await self._ask("PATCH", target, Network, change)
+
+    async def delete_network(self, cluster: str, name: str) -> None:
+        await self._http.request("DELETE", _path("clusters", cluster, "networks", name))
+
+    async def pools(self, cluster: str) -> list[Pool]:
+        return (await self._ask("GET", _path("clusters", cluster, "pools"), Items[Pool])).items
+
+    async def pool(self, cluster: str, name: str) -> Pool:
+        return await self._ask("GET", _path("clusters", cluster, "pools", name), Pool)
+
+    async def create_pool(self, cluster: str, new: NewPool) -> Pool:
+        return await self._ask("POST", _path("clusters", cluster, "pools"), Pool, new)
+
+    async def change_pool(self, cluster: str, name: str, change: ChangePool) -> Pool:
+        target = _path("clusters", cluster, "pools", name)
+        return await self._ask("PATCH", target, Pool, change)
+
+    async def grow_pool(self, cluster: str, name: str, resize: ResizePool) -> Pool:
+        target = _path("clusters", cluster, "pools", name, "grow")
+        return await self._ask("POST", target, Pool, resize)
+
+    async def shrink_pool(self, cluster: str, name: str, resize: ResizePool) -> Pool:
+        target = _path("clusters", cluster, "pools", name, "shrink")
+        return await self._ask("POST", target, Pool, resize)
+
+    async def delete_pool(self, cluster: str, name: str) -> None:
+        await self._http.request("DELETE", _path("clusters", cluster, "pools", name))
+
+    # Addresses.
+
+    async def addresses(
+        self,
+        cluster: str,
+        *,
+        network: str | None = None,
+        pool: str | None = None,
+        namespace: str | None = None,
+        pod: str | None = None,
+        node: str | None = None,
+        state: str | None = None,
+        limit: int = 500,
+        after: str | None = None,
+    ) -> AddressPage:
+        """One page; `after` is the `next` of the page before."""
+        target = _path("clusters", cluster, "addresses") + _query(
+            network=network,
+            pool=pool,
+            namespace=namespace,
+            pod=pod,
+            node=node,
+            state=state,
+            limit=str(limit),
+            after=after,
+        )
+        return await self._ask("GET", target, AddressPage)
+
+    async def address(self, cluster: str, address: str, network: str | None = None) -> AddressEntry:
+        target = _path("clusters", cluster, "addresses", address) + _query(network=network)
+        return await self._ask("GET", target, AddressEntry)
+
+    async def reserve(self, cluster: str, request: Reserve) -> AddressEntry:
+        target = _path("clusters", cluster, "reservations")
+        return await self._ask("POST", target, AddressEntry, request)
+
+    async def unreserve(self, cluster: str, address: str, network: str | None = None) -> None:
+        target = _path("clusters", cluster, "reservations", address) + _query(network=network)
+        await self._http.request("DELETE", target)
+
+    async def operator_release(self, cluster: str, request: OperatorRelease) -> Released:
+        target = _path("clusters", cluster, "operator-releases")
+        return await self._ask("POST", target, Released, request)
+
+    async def _ask(
+        self,
+        method: str,
+        target: str,
+        answer: type[A],
+        body: msgspec.Struct | None = None,
+        *,
+        repeat: bool = False,
+    ) -> A:
+        data = b"" if body is None else msgspec.json.encode(body)
+        got = await self._http.request(method, target, data, repeat=repeat)
+        try:
+            return msgspec.json.decode(got, type=answer)
+        except msgspec.DecodeError as error:
+            raise Problem(
+                "internal",
+                f"{method} {target.partition('?')[0]}: the answer is not as expected: {error}",
+                do="check that the server is netspace-server and not older than this program",
+            ) from None
+
+
+def _path(*parts: str) -> str:
+    """The target below /v1. A part that a server could take for a step up or for nothing would
+    name another thing: it never leaves."""
+    for part in parts:
+        if part in ("", ".", ".."):
+            raise invalid("name", f"{part!r} cannot name anything")
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _query(**values: str | None) -> str:
+    given = {key: value for key, value in values.items() if value is not None}
+    return f"?{urlencode(given)}" if given else ""

@@ -1,0 +1,258 @@
+"""The way of every write to etcd: changes that wait while one transaction is under way go together
+in the next one.
+
+The outer transaction compares that this server leads; each change is a transaction nested in it, so
+that a loser falls out alone. When etcd's answer is lost, the same changes are put again until it is
+known what became of them: whichever copy is carried out first makes the other one fall out, and the
+key that a change probes tells which one it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from ipam_server.changes import Change
+from netspace.problems import Problem
+from statestore import (
+    DEFAULT_MAX_OPERATIONS,
+    Compare,
+    Delete,
+    Event,
+    Get,
+    KeyValue,
+    OutcomeUnknown,
+    OutOfSpace,
+    Put,
+    Store,
+    StoreError,
+    Txn,
+    TxnResult,
+    Unavailable,
+    operations,
+)
+
+log = logging.getLogger(__name__)
+
+PAUSE = 0.2
+"""Seconds between two attempts to learn what became of a transaction."""
+
+
+class Conflict(Exception):
+    """A comparison of the change did not hold: etcd has something else than the state in memory."""
+
+
+@dataclass(eq=False, slots=True)
+class Pending:
+    """A change in the queue or under way. `decided` becomes its revision, a `Problem` or a
+    `Conflict`; once it was `sent` it can no longer be withdrawn."""
+
+    change: Change
+    decided: asyncio.Future[int] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+    sent: bool = False
+
+
+class Committer:
+    """The queue of changes of one term of leading, and the task that commits them.
+
+    `applied(revision, events)` is called with what was committed before the futures of the changes
+    are set; `finished(change)` when a change is decided, one way or the other. `extra()` gives a put
+    that goes along with every outer transaction, or None.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        fence: Compare,
+        applied: Callable[[int, list[Event]], None],
+        finished: Callable[[Change], None],
+        extra: Callable[[], Put | None],
+        max_operations: int = DEFAULT_MAX_OPERATIONS,
+        max_waiting: int = 10_000,
+    ) -> None:
+        self._store = store
+        self._fence = fence
+        self._applied = applied
+        self._finished = finished
+        self._extra = extra
+        self._max_operations = max_operations
+        self._max_waiting = max_waiting
+        self._waiting: deque[Pending] = deque()
+        self._work = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.stopped = False
+
+    @property
+    def waiting(self) -> int:
+        """How many changes wait for a transaction."""
+        return len(self._waiting)
+
+    def put(self, change: Change) -> Pending:
+        """Queues a change."""
+        if self.stopped:
+            raise not_leader()
+        if len(self._waiting) >= self._max_waiting:
+            raise Problem(
+                "busy",
+                f"{len(self._waiting)} changes wait for the state store",
+                do="try again in a moment",
+                retry_after=1,
+            )
+        pending = Pending(change)
+        self._waiting.append(pending)
+        self._idle.clear()
+        self._work.set()
+        return pending
+
+    def withdraw(self, pending: Pending) -> bool:
+        """Takes a change out of the queue; False if it was sent already."""
+        if pending.sent or pending not in self._waiting:
+            return False
+        self._waiting.remove(pending)
+        self._finished(pending.change)
+        return True
+
+    def nudge(self) -> None:
+        """Starts a transaction though no change waits, for what `extra` has to say."""
+        self._idle.clear()
+        self._work.set()
+
+    async def idle(self) -> None:
+        """Returns when nothing waits and nothing is under way."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Commits until leadership is found to be lost, or etcd and memory to differ; cancel it to
+        stop. After a difference nothing more is sent, so that the state can be read anew."""
+        try:
+            while not self.stopped:
+                await self._work.wait()
+                batch = self._batch()
+                try:
+                    await self._commit(batch)
+                except BaseException:
+                    self._fail(batch, outcome_unknown())
+                    raise
+                if not self._waiting:
+                    self._work.clear()
+                    self._idle.set()
+        finally:
+            self.stopped = True
+            self._fail(self._waiting, not_leader())
+            self._waiting.clear()
+            self._idle.set()
+
+    def _batch(self) -> list[Pending]:
+        """As many waiting changes, in order, as one outer transaction takes; no key twice."""
+        batch: list[Pending] = []
+        keys: set[bytes] = set()
+        widest = 0
+        while self._waiting:
+            change = self._waiting[0].change
+            widest = max(widest, operations(change.nested()))
+            touched = {op.key for op in change.then}
+            if batch and (len(batch) + 2 + widest > self._max_operations or touched & keys):
+                break
+            keys |= touched
+            self._waiting[0].sent = True
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _commit(self, batch: list[Pending]) -> None:
+        extra = self._extra()
+        if not batch and extra is None:
+            return
+        then: tuple[Txn | Put, ...] = tuple(pending.change.nested() for pending in batch)
+        outer = Txn((self._fence,), then if extra is None else (*then, extra))
+        unknown = False
+        try:
+            while True:
+                try:
+                    result = await self._store.txn(outer)
+                except OutcomeUnknown as error:
+                    log.warning("asking again what became of %d changes: %s", len(batch), error)
+                    unknown = True
+                except Unavailable as error:
+                    if not unknown:
+                        self._fail(batch, state_unavailable(error))
+                        return
+                except OutOfSpace as error:
+                    if not unknown:
+                        self._fail(batch, state_full(error))
+                        return
+                else:
+                    break
+                await asyncio.sleep(PAUSE)
+        except StoreError as error:
+            log.exception("the state store refused a transaction")
+            self._fail(batch, Problem("internal", str(error)))
+            return
+        if not result.succeeded:
+            self.stopped = True
+            self._fail(batch, outcome_unknown() if unknown else not_leader())
+            return
+        self._settle(batch, result, extra)
+
+    def _settle(self, batch: list[Pending], result: TxnResult, extra: Put | None) -> None:
+        """Applies what landed, revision by revision, then tells everybody."""
+        revisions: list[int | None] = []
+        events: dict[int, list[Event]] = {}
+        if extra is not None:
+            events[result.revision] = [
+                Event("put", extra.key, extra.value, result.revision, result.revision)
+            ]
+        for pending, nested in zip(batch, result.results, strict=False):
+            assert isinstance(nested, TxnResult)
+            revision = pending.change.landed(nested)
+            revisions.append(revision)
+            if revision is not None:
+                events.setdefault(revision, []).extend(pending.change.events(revision))
+        for revision in sorted(events):
+            self._applied(revision, sorted(events[revision], key=lambda event: event.key))
+        for pending, landed in zip(batch, revisions, strict=True):
+            self._finished(pending.change)
+            if landed is None:
+                self.stopped = self.stopped or not pending.change.shared
+                _fail(pending, Conflict(pending.change.probe))
+            elif not pending.decided.done():
+                pending.decided.set_result(landed)
+
+    def _fail(self, batch: Iterable[Pending], problem: Problem) -> None:
+        for pending in batch:
+            self._finished(pending.change)
+            _fail(pending, problem)
+
+
+def _fail(pending: Pending, error: Exception) -> None:
+    if not pending.decided.done():
+        pending.decided.set_exception(error)
+        pending.decided.exception()
+
+
+def not_leader() -> Problem:
+    return Problem(
+        "not-leader", "this server does not lead the cluster now", do="try again", retry_after=1
+    )
+
+
+def state_unavailable(error: StoreError) -> Problem:
+    return Problem("state-unavailable", str(error), retry_after=1)
+
+
+def state_full(error: StoreError) -> Problem:
+    return Problem("state-full", str(error))
+
+
+def outcome_unknown() -> Problem:
+    return Problem(
+        "outcome-unknown",
+        "the state store did not answer in time whether the change was made",
+        do="ask again: the same request gets the same answer",
+        retry_after=1,
+    )

@@ -1,0 +1,271 @@
+"""All clusters that a server looks after, and the fabrics their networks lie in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import msgspec
+
+from ipam_server import keys, views
+from ipam_server.records import ClusterRecord, FabricRecord
+from ipam_server.service import ClusterService
+from ipam_server.term import Limits
+from netspace import __version__
+from netspace import messages as m
+from netspace.problems import Problem
+from statestore import (
+    Compare,
+    Delete,
+    Get,
+    KeyValue,
+    OutcomeUnknown,
+    OutOfSpace,
+    Put,
+    SnapshotPage,
+    Store,
+    StoreError,
+    Txn,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Directory:
+    """The way in for everything that is asked of a server. `open` it, then `close` it."""
+
+    def __init__(self, store: Store, server: str, ttl: int, limits: Limits) -> None:
+        self._store = store
+        self._server = server
+        self._ttl = ttl
+        self._limits = limits
+        self._services: dict[str, ClusterService] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._known = asyncio.Event()
+        self._watching: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, store: Store, server: str, ttl: int, limits: Limits) -> Directory:
+        """Starts to follow which clusters there are, and to campaign for each. `server` is the name
+        this server leads under, `ttl` how many seconds it may fall silent."""
+        directory = cls(store, server, ttl, limits)
+        directory._watching = asyncio.create_task(directory._follow(), name="catalogue")
+        return directory
+
+    async def close(self) -> None:
+        """Finishes what is under way, then gives every leadership up."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await asyncio.gather(*(service.close() for service in self._services.values()))
+        for task in self._running.values():
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    def cluster(self, name: str) -> ClusterService:
+        """The service of a cluster."""
+        if name in self._services:
+            return self._services[name]
+        if not self._known.is_set():
+            raise Problem(
+                "state-unavailable", "the clusters have not been read from etcd yet", retry_after=1
+            )
+        raise Problem(
+            "not-found",
+            f"there is no cluster {name}",
+            do=f"create it with netspacectl cluster create {name}",
+        )
+
+    @property
+    def services(self) -> tuple[ClusterService, ...]:
+        """The services of all clusters, for reading figures."""
+        return tuple(self._services.values())
+
+    # Clusters
+
+    async def clusters(self) -> list[m.Cluster]:
+        return [await self.cluster_info(name) for name in sorted(self._services)]
+
+    async def cluster_info(self, name: str) -> m.Cluster:
+        status = await self.cluster(name).status()
+        return m.Cluster(
+            name=name,
+            leader=status.leader,
+            networks=status.networks,
+            pools=status.pools,
+            used=status.used,
+        )
+
+    async def create_cluster(self, new: m.NewCluster) -> m.Cluster:
+        """Answers when the cluster is led, so that what follows can be asked at once."""
+        put = Put(keys.catalogue(new.name), msgspec.json.encode(ClusterRecord(name=new.name)))
+        if not await self._write((Compare.absent(put.key),), put):
+            raise Problem("exists", f"cluster {new.name} exists already")
+        self._start(new.name)
+        try:
+            async with asyncio.timeout(self._limits.timeout):
+                await self._services[new.name].wait_until_leading()
+        except TimeoutError:
+            log.warning("cluster %s was made, but is not led yet", new.name)
+        return await self.cluster_info(new.name)
+
+    async def delete_cluster(self, name: str) -> None:
+        """Refused while the cluster has networks."""
+        service = self.cluster(name)
+        networks = service.term.state.networks
+        if networks:
+            shown = ", ".join(sorted(networks)[:5])
+            raise Problem("in-use", f"cluster {name} has networks: {shown}", do="delete them first")
+        await self._write((), Delete(keys.catalogue(name)))
+        await self._stop(name)
+        with self._told():
+            await self._store.delete_prefix(service.term.state.keys.prefix)
+
+    # Fabrics
+
+    async def fabrics(self) -> list[m.Fabric]:
+        found = []
+        with self._told():
+            async with contextlib.aclosing(self._store.pages(keys.FABRICS)) as pages:
+                async for page in pages:
+                    found += [_fabric(kv) for kv in page.items]
+        return [views.fabric(record) for record in found]
+
+    async def fabric(self, name: str) -> m.Fabric:
+        return views.fabric((await self._fabric(name))[0])
+
+    async def create_fabric(self, new: m.NewFabric) -> m.Fabric:
+        put = Put(keys.fabric(new.name), msgspec.json.encode(FabricRecord(name=new.name)))
+        if not await self._write((Compare.absent(put.key),), put):
+            raise Problem("exists", f"fabric {new.name} exists already")
+        return await self.fabric(new.name)
+
+    async def delete_fabric(self, name: str) -> None:
+        """Refused while networks lie in it."""
+        record, stored = await self._fabric(name)
+        if record.members:
+            shown = ", ".join(f"{member.cluster}/{member.network}" for member in record.members[:5])
+            raise Problem(
+                "in-use",
+                f"{len(record.members)} networks lie in fabric {name}: {shown}",
+                do="delete them first",
+            )
+        compares = (Compare.modified_at(stored.key, stored.mod_revision),)
+        if not await self._write(compares, Delete(stored.key)):
+            raise Problem("changed", f"fabric {name} was changed meanwhile", do="ask again")
+
+    async def _fabric(self, name: str) -> tuple[FabricRecord, KeyValue]:
+        with self._told():
+            stored = await self._store.get(keys.fabric(name))
+        if stored is None:
+            raise Problem("not-found", f"there is no fabric {name}")
+        return _fabric(stored), stored
+
+    # Status
+
+    async def status(self) -> m.Status:
+        """Ready: the clusters are known, each is led by somebody, and an etcd member answers."""
+        clusters = await asyncio.gather(*(service.status() for service in self._services.values()))
+        members = await self._store.status()
+        ready = (
+            self._known.is_set()
+            and all(cluster.leader is not None for cluster in clusters)
+            and any(not member.error for member in members)
+        )
+        return m.Status(
+            version=__version__,
+            server=self._server,
+            ready=ready,
+            clusters=list(clusters),
+            store=[
+                m.StoreMember(
+                    endpoint=member.endpoint,
+                    version=member.version or None,
+                    size=member.database_bytes,
+                    leader=member.leader,
+                    error=member.error or None,
+                )
+                for member in members
+            ],
+        )
+
+    # Following the catalogue
+
+    async def _follow(self) -> None:
+        """Keeps a service running for every cluster that the catalogue has, and for no other."""
+        listed: set[str] = set()
+        async with contextlib.aclosing(self._store.watch(keys.CATALOGUE)) as changes:
+            async for change in changes:
+                if isinstance(change, SnapshotPage):
+                    listed = set() if change.first else listed
+                    listed |= {_name(kv.key) for kv in change.items}
+                    if not change.last:
+                        continue
+                    for gone in self._services.keys() - listed:
+                        await self._stop(gone)
+                    for name in listed:
+                        self._start(name)
+                    self._known.set()
+                    continue
+                for event in change.events:
+                    if event.kind == "put":
+                        self._start(_name(event.key))
+                    else:
+                        await self._stop(_name(event.key))
+
+    def _start(self, name: str) -> None:
+        if name not in self._services:
+            service = ClusterService(self._store, name, self._server, self._ttl, self._limits)
+            self._services[name] = service
+            self._running[name] = asyncio.create_task(service.run(), name=f"cluster {name}")
+
+    async def _stop(self, name: str) -> None:
+        service, task = self._services.pop(name, None), self._running.pop(name, None)
+        if service is not None and task is not None:
+            await service.close()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    # Writing outside of any cluster
+
+    async def _write(self, compares: tuple[Compare, ...], op: Put | Delete) -> bool:
+        """False if the comparison did not hold. A lost answer is asked for again: what stands there
+        then tells whether it was this write."""
+        unknown = False
+        while True:
+            try:
+                with self._told():
+                    result = await self._store.txn(Txn(compares, (op,), (Get(op.key),)))
+            except _Unknown:
+                unknown = True
+                continue
+            if result.succeeded or not unknown:
+                return result.succeeded
+            found = result.results[0]
+            assert isinstance(found, tuple)
+            return bool(found) == isinstance(op, Put)
+
+    @contextlib.contextmanager
+    def _told(self):  # type: ignore[no-untyped-def]
+        """Turns the store's errors into problems."""
+        try:
+            yield
+        except OutcomeUnknown as error:
+            raise _Unknown from error
+        except OutOfSpace as error:
+            raise Problem("state-full", str(error)) from None
+        except StoreError as error:
+            raise Problem("state-unavailable", str(error), retry_after=1) from None
+
+
+class _Unknown(Exception):
+    """The answer to a write was lost."""
+
+
+def _fabric(stored: KeyValue) -> FabricRecord:
+    return msgspec.json.decode(stored.value, type=FabricRecord)
+
+
+def _name(key: bytes) -> str:
+    return key[len(keys.CATALOGUE) :].decode()

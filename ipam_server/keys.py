@@ -1,0 +1,79 @@
+"""Where everything stands in etcd. One key a slot: nothing is rewritten whole.
+
+    /netspace/v1/catalogue/CLUSTER                        the clusters there are
+    /netspace/v1/fabrics/FABRIC                           the networks that lie in a fabric
+    /netspace/v1/clusters/CLUSTER/leader                  who leads (its create revision fences)
+                                 /clock                   milliseconds that somebody has led
+                                 /networks/NETWORK
+                                 /pools/POOL
+                                 /nodes/NODE
+                                 /slots/NETWORK/INDEX     the holder
+                                 /released/NETWORK/INDEX  who held it last
+                                 /attachments/CONTAINER/IFNAME   which slot
+
+INDEX is 32 hexadecimal digits (128 bits), so that keys sort as indices do.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+ROOT = b"/netspace/v1/"
+CATALOGUE = ROOT + b"catalogue/"
+FABRICS = ROOT + b"fabrics/"
+CLUSTERS = ROOT + b"clusters/"
+
+Kind = Literal["leader", "clock", "networks", "pools", "nodes", "slots", "released", "attachments"]
+
+SlotId = tuple[str, int]
+"""The network's name and the index in it."""
+
+AttachmentKey = tuple[str, str]
+"""The container's id and the interface's name."""
+
+
+def catalogue(cluster: str) -> bytes:
+    return CATALOGUE + cluster.encode()
+
+
+def fabric(name: str) -> bytes:
+    return FABRICS + name.encode()
+
+
+class Keys:
+    """The keys of one cluster."""
+
+    def __init__(self, cluster: str) -> None:
+        self.prefix = CLUSTERS + cluster.encode() + b"/"
+        self.leader = self.prefix + b"leader"
+        self.clock = self.prefix + b"clock"
+
+    def network(self, name: str) -> bytes:
+        return self.prefix + b"networks/" + name.encode()
+
+    def pool(self, name: str) -> bytes:
+        return self.prefix + b"pools/" + name.encode()
+
+    def node(self, name: str) -> bytes:
+        return self.prefix + b"nodes/" + name.encode()
+
+    def slot(self, slot: SlotId) -> bytes:
+        return self.prefix + b"slots/%s/%032x" % (slot[0].encode(), slot[1])
+
+    def released(self, slot: SlotId) -> bytes:
+        return self.prefix + b"released/%s/%032x" % (slot[0].encode(), slot[1])
+
+    def attachment(self, attachment: AttachmentKey) -> bytes:
+        return self.prefix + f"attachments/{attachment[0]}/{attachment[1]}".encode()
+
+    def parse(self, key: bytes) -> tuple[str, tuple[str, ...]]:
+        """The kind of a key and the names that follow; an empty kind for a key of others."""
+        if not key.startswith(self.prefix):
+            return "", ()
+        kind, *names = key[len(self.prefix) :].decode().split("/")
+        return kind, tuple(names)
+
+
+def slot_id(names: tuple[str, ...]) -> SlotId:
+    """The slot named by the end of a `slots` or `released` key."""
+    return names[0], int(names[1], 16)

@@ -1,0 +1,133 @@
+"""`netspace-server`: reads its configuration, listens, serves until it is told to stop.
+
+Exit status: 0 stopped as asked, 1 it could not listen or the state store refuses it, 2 the
+configuration or the command line is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+import netspace
+from ipam_server.api import Backend, make_application, why_not_ready
+from ipam_server.config import DEFAULT_PATH, ServerConfig
+from ipam_server.directory import Directory
+from ipam_server.term import Limits
+from netspace import logs
+from netspace.config import load
+from netspace.http_server import HttpServer
+from netspace.problems import Problem
+from statestore import Store, StoreError, Tls
+
+log = logging.getLogger(__name__)
+
+FAILED = 1
+MISCONFIGURED = 2
+
+WATCH_INTERVAL = 2.0
+"""Seconds between two looks at whether the server can serve."""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=DEFAULT_PATH,
+    show_default=True,
+    help="Configuration file.",
+)
+@click.option("--check", is_flag=True, help="Check the configuration and end.")
+@click.version_option(netspace.__version__, prog_name="netspace-server")
+def main(path: Path, check: bool) -> None:
+    """Hand out pod addresses from pools kept in etcd."""
+    try:
+        config = load(path, ServerConfig)
+    except Problem as problem:
+        for fault in problem.errors:
+            click.echo(f"netspace-server: {fault}", err=True)
+        sys.exit(MISCONFIGURED)
+    if check:
+        click.echo(f"{path}: correct")
+        return
+    logs.setup(config.log_level)
+    try:
+        asyncio.run(serve(config))
+    except (Problem, StoreError) as error:
+        click.echo(f"netspace-server: {error}", err=True)
+        sys.exit(FAILED)
+
+
+async def serve(config: ServerConfig) -> None:
+    """Serves until SIGTERM or SIGINT. Raises `Problem` where it cannot listen, `StoreError` where
+    the files for etcd's TLS cannot be used; an etcd that is away is waited for."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    backend = Backend()
+    http = HttpServer(make_application(backend, config.limits.http()), config.limits.http())
+    try:
+        for endpoint in config.listeners:
+            await http.listen(endpoint, int(config.socket_mode, 8))
+        async with _store(config) as store:
+            backend.directory = await _directory(store, config)
+            log.info("listening", extra={"server": config.name, "listen": config.listen})
+            watch = asyncio.create_task(_watch_readiness(backend.directory))
+            try:
+                await stop.wait()
+                log.info("stopping: requests under way are finished")
+            finally:
+                watch.cancel()
+                await asyncio.gather(watch, return_exceptions=True)
+                await http.stop()
+                await backend.directory.close()
+    finally:
+        await http.stop()
+    log.info("stopped")
+
+
+def _store(config: ServerConfig) -> Store:
+    tls = config.etcd.tls
+    return Store(
+        config.etcd.endpoints,
+        None if tls is None else Tls(tls.ca, tls.cert, tls.key),
+        config.etcd.timeout,
+    )
+
+
+async def _directory(store: Store, config: ServerConfig) -> Directory:
+    limits = Limits(
+        max_operations=config.etcd.max_operations,
+        max_waiting=config.limits.waiting,
+        timeout=config.limits.commit,
+        clock_interval=config.clock_interval,
+    )
+    return await Directory.open(store, config.name, config.leader_ttl, limits)
+
+
+async def _watch_readiness(directory: Directory) -> None:
+    """Says in the log when the server becomes able to serve, and when and why it no longer is."""
+    said: str | None = None
+    while True:
+        try:
+            why = why_not_ready(await directory.status())
+        except Problem as problem:
+            why = str(problem)
+        if why != said:
+            if why:
+                log.warning("not ready, trying on", extra={"why": why})
+            else:
+                log.info("ready")
+        said = why
+        await asyncio.sleep(WATCH_INTERVAL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""The rules for pools: pure decisions on carving, growing, shrinking and deleting.
+
+Pools are carved from the network's total pool, application pools also from one netspace pool. They
+never overlap; a nested pool is subtracted from its parent, grows only from it and keeps it from
+being deleted. Nothing in use ever leaves its pool.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ipam_server.records import PoolRecord, stored_ranges
+from ipam_server.state import ClusterState, NetworkState, PoolState
+from netspace.messages import ChangePool, NewPool, ResizePool
+from netspace.problems import Problem, invalid
+from netspace.ranges import Ranges
+from netspace.slots import SlotError
+
+
+def carve(state: ClusterState, new: NewPool) -> PoolRecord:
+    """The record of a new pool."""
+    if new.name in state.pools:
+        raise Problem("exists", f"pool {new.name} exists already", do="choose another name")
+    network = network_of(state, new.network)
+    parent = _parent(state, new)
+    default = state.default_pool()
+    if new.kind == "default" and default is not None:
+        raise Problem(
+            "exists",
+            f"cluster {state.name} has its default pool: {default.name}",
+            do="grow that one or delete it first",
+        )
+    namespaces = _namespaces(new.kind, new.namespaces, parent)
+    free = _free(state, network, new.network, parent)
+    source = _source(new.network, parent)
+    taken = _pick(network, free, new.ranges, new.size, source)
+    return PoolRecord(
+        kind=new.kind,
+        network=new.network,
+        parent=new.parent,
+        ranges=stored_ranges(taken),
+        namespaces=namespaces,
+        cooldown=new.cooldown,
+    )
+
+
+def change(state: ClusterState, pool: PoolState, asked: ChangePool) -> PoolRecord:
+    """The record after a change of who may name the pool or how long its addresses rest."""
+    record = pool.record
+    if asked.namespaces is not msgspec.UNSET:
+        parent = state.pools.get(record.parent) if record.parent else None
+        namespaces = _namespaces(record.kind, asked.namespaces, parent)
+        for child in state.children(pool.name):
+            _check_within(child.name, child.record.namespaces, pool.name, namespaces)
+        record = msgspec.structs.replace(record, namespaces=namespaces)
+    if asked.cooldown is not msgspec.UNSET:
+        record = msgspec.structs.replace(record, cooldown=asked.cooldown)
+    if asked.namespaces is msgspec.UNSET and asked.cooldown is msgspec.UNSET:
+        raise invalid("change", "it names nothing to change")
+    return record
+
+
+def grow(state: ClusterState, pool: PoolState, asked: ResizePool) -> PoolRecord:
+    """The record with more space, from where the pool was carved."""
+    network = network_of(state, pool.record.network)
+    parent = state.pools[pool.record.parent] if pool.record.parent else None
+    free = _free(state, network, pool.record.network, parent)
+    source = _source(pool.record.network, parent)
+    taken = _pick(network, free, asked.ranges, asked.size, source, beside=pool.ranges)
+    return msgspec.structs.replace(pool.record, ranges=stored_ranges(pool.ranges | taken))
+
+
+def shrink(state: ClusterState, pool: PoolState, asked: ResizePool, now: int) -> PoolRecord:
+    """The record with less space: never a slot in use, in cool-down, in flight or in a nested pool.
+
+    By size the highest slots go; by ranges exactly those named, or none.
+    """
+    network = network_of(state, pool.record.network)
+    busy = Ranges(
+        (index, index)
+        for index in network.touched(pool.own)
+        if index in network.held or state.cooldown_left((pool.record.network, index), now)
+    ) | Ranges((slot[1], slot[1]) for slot in state.taken if slot[0] == pool.record.network)
+    idle = pool.own - busy
+    if asked.ranges and asked.size is None:
+        gone = _spans(network, asked.ranges)
+        if not gone.issubset(pool.ranges):
+            outside = ", ".join(network.slots.format_ranges(gone - pool.ranges)[:3])
+            raise invalid("ranges", f"{outside} is not in pool {pool.name}")
+        stuck = gone & (pool.own - idle)
+        nested = gone & (pool.ranges - pool.own) & network.total
+        if stuck or nested:
+            shown = ", ".join(network.slots.format_ranges(stuck | nested)[:3])
+            raise Problem(
+                "in-use",
+                f"{shown} of pool {pool.name} is in use, in cool-down or in a nested pool",
+                do="release it, wait, or name other ranges",
+            )
+    else:
+        size = _size(asked.ranges, asked.size)
+        if size > idle.size:
+            raise Problem(
+                "in-use",
+                f"pool {pool.name} can give up {idle.size} of its {pool.size} addresses now,"
+                f" not {size}: the others are in use, in cool-down or in nested pools",
+                do="release addresses or shrink by less",
+            )
+        gone = idle.tail(size)
+    left = pool.ranges - gone
+    if not left:
+        raise Problem(
+            "invalid", f"nothing would be left of pool {pool.name}", do="delete the pool instead"
+        )
+    return msgspec.structs.replace(pool.record, ranges=stored_ranges(left))
+
+
+def check_delete(state: ClusterState, pool: PoolState) -> None:
+    """Refuses while pools are nested in it or pods hold addresses of it."""
+    children = state.children(pool.name)
+    if children:
+        shown = ", ".join(sorted(child.name for child in children)[:5])
+        raise Problem(
+            "in-use", f"pool {pool.name} has nested pools: {shown}", do="delete them first"
+        )
+    if pool.used:
+        raise Problem(
+            "in-use",
+            f"{pool.used} addresses of pool {pool.name} are in use",
+            do=f"see them with netspacectl address list --pool {pool.name}, delete their pods first",
+        )
+
+
+def network_of(state: ClusterState, name: str) -> NetworkState:
+    """The network, or the problem that there is none."""
+    if name not in state.networks:
+        raise Problem(
+            "not-found", f"cluster {state.name} has no network {name}", do="create it first"
+        )
+    return state.networks[name]
+
+
+def total_free(state: ClusterState, name: str) -> Ranges:
+    """What of a network's total pool lies in no pool."""
+    carved = Ranges(
+        interval
+        for pool in state.pools.values()
+        if pool.record.network == name and pool.record.parent is None
+        for interval in pool.ranges.intervals
+    )
+    return state.networks[name].total - carved
+
+
+def _parent(state: ClusterState, new: NewPool) -> PoolState | None:
+    if new.parent is None:
+        return None
+    if new.kind != "application":
+        raise invalid("parent", f"a {new.kind} pool is carved from the total pool, not from a pool")
+    parent = state.pools.get(new.parent)
+    if parent is None:
+        raise Problem("not-found", f"there is no pool {new.parent} to carve from")
+    if parent.record.kind != "netspace":
+        raise invalid(
+            "parent",
+            f"{new.parent} is of kind {parent.record.kind}",
+            do="carve an application pool from the total pool or from a netspace pool",
+        )
+    if parent.record.network != new.network:
+        raise invalid("parent", f"{new.parent} lies in network {parent.record.network}")
+    return parent
+
+
+def _namespaces(kind: str, asked: list[str], parent: PoolState | None) -> list[str]:
+    """Who may name the pool; a nested pool's are its parent's unless it names some of them."""
+    if kind == "default":
+        if asked:
+            raise invalid(
+                "namespaces", "a default pool is for every namespace", do="leave them out"
+            )
+        return []
+    if parent is None:
+        return sorted(set(asked))
+    if not asked:
+        return parent.record.namespaces
+    _check_within("the nested pool", asked, parent.name, parent.record.namespaces)
+    return sorted(set(asked))
+
+
+def _check_within(child: str, inner: list[str], parent: str, outer: list[str]) -> None:
+    strangers = [] if "*" in outer else sorted(set(inner) - set(outer))
+    if strangers:
+        raise invalid(
+            "namespaces",
+            f"{child} lists {', '.join(strangers[:5])}, which pool {parent} does not",
+            do=f"list only namespaces of {parent}",
+        )
+
+
+def _free(
+    state: ClusterState, network: NetworkState, name: str, parent: PoolState | None
+) -> Ranges:
+    """What can be carved: from a parent only what nobody holds, since no holder changes its pool."""
+    if parent is None:
+        return total_free(state, name)
+    held = Ranges((index, index) for index in network.touched(parent.own) if index in network.held)
+    return parent.own - held - Ranges((i, i) for n, i in state.taken if n == name)
+
+
+def _pick(
+    network: NetworkState,
+    free: Ranges,
+    spans: list[str],
+    size: str | None,
+    source: str,
+    beside: Ranges | None = None,
+) -> Ranges:
+    """The ranges named, or the lowest block of the size wanted: next to what the pool has if that is
+    free, else in one piece, else in several. Addresses that somebody holds are not picked by size."""
+    if spans and size is None:
+        wanted = _spans(network, spans)
+        missing = wanted - free
+        if missing:
+            raise Problem(
+                "overlap",
+                f"{', '.join(network.slots.format_ranges(missing)[:3])} is not free in {source}",
+                do="name free addresses or a size",
+            )
+        return wanted
+    count = _size(spans, size)
+    held = Ranges((index, index) for index in network.touched(free) if index in network.held)
+    open_ = free - held
+    if count > open_.size:
+        raise Problem(
+            "no-space",
+            f"{source} has {open_.size} free addresses, not {count}",
+            do="take fewer, or free some",
+        )
+    if beside is not None and beside:
+        after = beside.last + 1
+        adjacent = open_ & Ranges(((after, after + count - 1),))
+        if adjacent.size == count:
+            return adjacent
+    return open_.block(count) or open_.head(count)
+
+
+def _size(spans: list[str], size: str | None) -> int:
+    if spans or size is None:
+        raise invalid("size", "name either a size or ranges")
+    if size == "0":
+        raise invalid("size", "it is 0", do="name at least one address")
+    return int(size)
+
+
+def _spans(network: NetworkState, spans: list[str]) -> Ranges:
+    try:
+        return network.slots.parse_ranges(spans)
+    except SlotError as error:
+        raise invalid("ranges", error) from None
+
+
+def _source(network: str, parent: PoolState | None) -> str:
+    return f"pool {parent.name}" if parent is not None else f"the total pool of network {network}"

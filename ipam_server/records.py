@@ -1,0 +1,153 @@
+"""The values stored in etcd, as JSON: written by leaders, read by every server.
+
+Unknown fields are skipped, so that an older server reads what a newer one wrote. Values that exist
+once per address have one-letter fields: a million of them are kept in memory and in etcd.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from netspace.messages import LinkReport, PoolKind
+from netspace.ranges import Ranges
+from netspace.slots import Family, Mapping
+
+Identity = tuple[str, str, str]
+"""Namespace, pod name, interface name: what a named pod's address sticks to."""
+
+
+class ClusterRecord(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+
+
+class FabricMemberRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What overlap is judged by: subnets and the spans of addresses in them, as text."""
+
+    cluster: str
+    network: str
+    vlan: int | None
+    ipv4: str | None
+    ipv6: str | None
+    mapping: Mapping
+    ranges: list[str]
+
+
+class FabricRecord(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    members: list[FabricMemberRecord] = []
+
+
+class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A declared network; spans as text, in the family of the slot mapping's first subnet."""
+
+    uid: str
+    fabric: str
+    parent: str
+    vlan: int | None
+    ipv4: str | None
+    ipv6: str | None
+    gateway4: str | None
+    gateway6: str | None
+    mapping: Mapping
+    mtu: int
+    range: list[str]
+    exclude: list[str]
+
+
+class PoolRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`ranges`: first and last index of every interval, in hexadecimal. `cooldown`: seconds."""
+
+    kind: PoolKind
+    network: str
+    parent: str | None
+    ranges: list[tuple[str, str]]
+    namespaces: list[str]
+    cooldown: float
+
+
+class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
+    version: str
+    links: list[LinkReport]
+
+
+class Holder(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    rename={
+        "container": "c",
+        "ifname": "i",
+        "claim": "l",
+        "node": "n",
+        "namespace": "s",
+        "pod": "p",
+        "uid": "u",
+        "pool": "o",
+        "families": "f",
+        "before": "b",
+        "note": "t",
+    },
+):
+    """Who holds a slot. Without a container it is a reservation. `before` is who held it last when
+    that was another; `families` empty means all that the network has."""
+
+    container: str = ""
+    ifname: str = ""
+    claim: str = ""
+    node: str = ""
+    namespace: str = ""
+    pod: str = ""
+    uid: str = ""
+    pool: str = ""
+    families: tuple[Family, ...] = ()
+    before: Identity | None = None
+    note: str = ""
+
+    @property
+    def reserved(self) -> bool:
+        return not self.container
+
+    @property
+    def attachment(self) -> tuple[str, str]:
+        return self.container, self.ifname
+
+    @property
+    def identity(self) -> Identity | None:
+        """None for reservations and for pods without a name."""
+        return (self.namespace, self.pod, self.ifname) if self.pod else None
+
+
+class Release(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    rename={"at": "a", "sequence": "q", "identity": "w", "uid": "u", "node": "n"},
+):
+    """Who held a slot last. `at`: the cluster's clock in milliseconds; `sequence` orders releases
+    inside one revision; `identity` None where it was a reservation or a nameless pod."""
+
+    at: int
+    sequence: int
+    identity: Identity | None = None
+    uid: str = ""
+    node: str = ""
+
+
+def ranges_of(record: PoolRecord) -> Ranges:
+    return Ranges((int(first, 16), int(last, 16)) for first, last in record.ranges)
+
+
+def stored_ranges(ranges: Ranges) -> list[tuple[str, str]]:
+    return [(f"{first:x}", f"{last:x}") for first, last in ranges.intervals]
+
+
+def stored_slot(slot: tuple[str, int]) -> bytes:
+    """An attachment's value: `NETWORK/INDEX`, the index in hexadecimal."""
+    return f"{slot[0]}/{slot[1]:x}".encode()
+
+
+def slot_of(value: bytes) -> tuple[str, int]:
+    network, _, index = value.decode().partition("/")
+    return network, int(index, 16)

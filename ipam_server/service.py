@@ -1,0 +1,245 @@
+"""What admins and nodes ask of one cluster besides allocations: networks, pools, addresses, nodes.
+
+Networks and pools are reshaped on a state that stands still: decided by the pure rules of
+`networks` and `pools`, then committed by the term.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+import msgspec
+
+from ipam_server import networks as network_rules
+from ipam_server import pools as pool_rules
+from ipam_server import views
+from ipam_server.allocations import Allocations
+from ipam_server.changes import Change
+from ipam_server.keys import fabric as fabric_key
+from ipam_server.records import FabricRecord, Holder, NodeRecord
+from ipam_server.state import PoolState
+from ipam_server.term import Term
+from ipam_server.views import AddressFilter
+from netspace import messages as m
+from netspace.problems import Problem
+from statestore import Compare, Delete, KeyValue, Put, StoreError
+
+encode = msgspec.json.encode
+
+
+class ClusterService(Allocations):
+    """One cluster, as seen by this server."""
+
+    # Networks
+
+    async def networks(self) -> list[m.Network]:
+        state = self.term.state
+        return [views.network(state, name) for name in sorted(state.networks)]
+
+    async def network(self, name: str) -> m.Network:
+        state = self.term.state
+        pool_rules.network_of(state, name)
+        return views.network(state, name)
+
+    async def create_network(self, new: m.NewNetwork) -> m.Network:
+        record = network_rules.declare(new, str(uuid.uuid4()))
+
+        async def create(term: Term) -> Change:
+            if new.name in term.state.networks:
+                raise Problem("exists", f"network {new.name} exists already")
+            fabric, stored = await self._fabric(new.fabric)
+            fabric = network_rules.joined(fabric, self.name, new.name, record)
+            put = Put(term.state.keys.network(new.name), encode(record))
+            return self._with_fabric(put, (Compare.absent(put.key),), fabric, stored)
+
+        await self._reshape(create)
+        return await self.network(new.name)
+
+    async def change_network(self, name: str, asked: m.ChangeNetwork) -> m.Network:
+        async def change(term: Term) -> Change:
+            known = pool_rules.network_of(term.state, name)
+            record = network_rules.change(known, name, asked)
+            fabric, stored = await self._fabric(record.fabric)
+            fabric = network_rules.joined(fabric, self.name, name, record)
+            put = Put(term.state.keys.network(name), encode(record))
+            compares = (Compare.modified_at(put.key, known.revision),)
+            return self._with_fabric(put, compares, fabric, stored)
+
+        await self._reshape(change)
+        return await self.network(name)
+
+    async def delete_network(self, name: str) -> None:
+        """Its releases go first, a few at a time, then the network itself."""
+
+        async def delete(term: Term) -> Change:
+            known = pool_rules.network_of(term.state, name)
+            pools = [p for p in term.state.pools.values() if p.record.network == name]
+            network_rules.check_delete(name, known, pools)
+            keys = term.state.keys
+            indices = sorted(known.released)
+            for at in range(0, len(indices), 100):
+                gone = tuple(Delete(keys.released((name, i))) for i in indices[at : at + 100])
+                await self._commit(term, Change((), gone, gone[0].key, None))
+            fabric, stored = await self._fabric(known.record.fabric)
+            fabric = network_rules.left(fabric, self.name, name)
+            key = keys.network(name)
+            compares = (
+                Compare.modified_at(key, known.revision),
+                Compare.modified_at(fabric_key(fabric.name), stored.mod_revision if stored else 0),
+            )
+            put = Put(fabric_key(fabric.name), encode(fabric))
+            return Change(compares, (Delete(key), put), key, None, shared=True)
+
+        await self._reshape(delete)
+
+    async def _fabric(self, name: str) -> tuple[FabricRecord, KeyValue | None]:
+        """A fabric as etcd has it now; the default one need not have been made."""
+        try:
+            stored = await self._store.get(fabric_key(name))
+        except StoreError as error:
+            raise Problem("state-unavailable", str(error), retry_after=1) from None
+        if stored is None:
+            if name != "default":
+                raise Problem("not-found", f"there is no fabric {name}", do="create it first")
+            return FabricRecord(name=name), None
+        return msgspec.json.decode(stored.value, type=FabricRecord), stored
+
+    def _with_fabric(
+        self,
+        put: Put,
+        compares: tuple[Compare, ...],
+        fabric: FabricRecord,
+        stored: KeyValue | None,
+    ) -> Change:
+        """Every cluster has a leader of its own, so the fabric's revision is compared as well."""
+        key = fabric_key(fabric.name)
+        compares = (*compares, Compare.modified_at(key, stored.mod_revision if stored else 0))
+        return Change(compares, (put, Put(key, encode(fabric))), put.key, put.value, shared=True)
+
+    # Pools
+
+    async def pools(self) -> list[m.Pool]:
+        term = self.term
+        known = sorted(term.state.pools.values(), key=lambda pool: pool.name)
+        return [views.pool(term.state, pool, term.clock.now()) for pool in known]
+
+    async def pool(self, name: str) -> m.Pool:
+        term = self.term
+        return views.pool(term.state, self._pool(term, name), term.clock.now())
+
+    async def create_pool(self, new: m.NewPool) -> m.Pool:
+        async def create(term: Term) -> Change:
+            record = pool_rules.carve(term.state, new)
+            put = Put(term.state.keys.pool(new.name), encode(record))
+            return Change((Compare.absent(put.key),), (put,), put.key, put.value)
+
+        await self._reshape(create)
+        return await self.pool(new.name)
+
+    async def change_pool(self, name: str, asked: m.ChangePool) -> m.Pool:
+        return await self._rewrite_pool(
+            name, lambda term, pool: encode(pool_rules.change(term.state, pool, asked))
+        )
+
+    async def grow_pool(self, name: str, asked: m.ResizePool) -> m.Pool:
+        return await self._rewrite_pool(
+            name, lambda term, pool: encode(pool_rules.grow(term.state, pool, asked))
+        )
+
+    async def shrink_pool(self, name: str, asked: m.ResizePool) -> m.Pool:
+        return await self._rewrite_pool(
+            name,
+            lambda term, pool: encode(pool_rules.shrink(term.state, pool, asked, term.clock.now())),
+        )
+
+    async def delete_pool(self, name: str) -> None:
+        async def delete(term: Term) -> Change:
+            pool = self._pool(term, name)
+            pool_rules.check_delete(term.state, pool)
+            key = term.state.keys.pool(name)
+            compares = (Compare.modified_at(key, pool.revision),)
+            return Change(compares, (Delete(key),), key, None)
+
+        await self._reshape(delete)
+
+    async def _rewrite_pool(self, name: str, value: Callable[[Term, PoolState], bytes]) -> m.Pool:
+        async def rewrite(term: Term) -> Change:
+            pool = self._pool(term, name)
+            put = Put(term.state.keys.pool(name), value(term, pool))
+            compares = (Compare.modified_at(put.key, pool.revision),)
+            return Change(compares, (put,), put.key, put.value)
+
+        await self._reshape(rewrite)
+        return await self.pool(name)
+
+    def _pool(self, term: Term, name: str) -> PoolState:
+        if name not in term.state.pools:
+            raise Problem("not-found", f"cluster {self.name} has no pool {name}")
+        return term.state.pools[name]
+
+    # Addresses
+
+    async def addresses(
+        self, wanted: AddressFilter, limit: int, after: str | None
+    ) -> m.AddressPage:
+        term = self.term
+        return views.address_page(term.state, wanted, limit, after, term.clock.now())
+
+    async def address(self, address: str, network: str | None) -> m.AddressEntry:
+        term = self.term
+        return views.address(
+            term.state, views.find_slot(self.term.state, address, network), term.clock.now()
+        )
+
+    async def reserve(self, request: m.Reserve) -> m.AddressEntry:
+        slot = views.find_slot(self.term.state, request.address, request.network)
+
+        async def reserve(term: Term) -> Change:
+            if slot[1] not in term.state.networks[slot[0]].total:
+                raise Problem(
+                    "address-unusable",
+                    f"{request.address} is a gateway, excluded or outside the network's range",
+                    do="it is given to nobody as it is",
+                )
+            held = term.state.held(slot)
+            if held is not None:
+                by = held.holder.pod or held.holder.note or "a reservation"
+                raise Problem("address-taken", f"{request.address} is held by {by}")
+            put = Put(term.state.keys.slot(slot), encode(Holder(note=request.note)))
+            gone = Delete(term.state.keys.released(slot))
+            return Change((Compare.absent(put.key),), (put, gone), put.key, put.value, (slot,))
+
+        await self._reshape(reserve)
+        return await self.address(request.address, request.network)
+
+    async def unreserve(self, address: str, network: str | None) -> None:
+        slot = views.find_slot(self.term.state, address, network)
+
+        async def unreserve(term: Term) -> Change:
+            held = term.state.held(slot)
+            if held is None or not held.holder.reserved:
+                raise Problem("not-found", f"{address} is not reserved")
+            return term.freeing(slot, held)
+
+        await self._reshape(unreserve)
+
+    # Nodes
+
+    async def nodes(self) -> list[m.Node]:
+        state = self.term.state
+        names = sorted(state.nodes.keys() | state.used_by.keys())
+        return [node for name in names if (node := views.node(state, name)) is not None]
+
+    async def node(self, name: str) -> m.Node:
+        node = views.node(self.term.state, name)
+        if node is None:
+            raise Problem("not-found", f"cluster {self.name} knows no node {name}")
+        return node
+
+    async def report_node(self, name: str, report: m.NodeReport) -> m.Node:
+        term = self._lead()
+        value = encode(NodeRecord(version=report.version, links=report.links))
+        put = Put(term.state.keys.node(name), value)
+        await self._finish(self._commit(term, Change((), (put,), put.key, value)))
+        return await self.node(name)

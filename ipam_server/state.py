@@ -1,0 +1,410 @@
+"""What one cluster's state is in memory, and the one function that changes it: `apply`.
+
+Loading, a leader's own commits and a follower's watch all feed `apply(revision, events)`. Choices
+that are on their way to etcd are laid over it by `take` and `give_back`, so that decisions see
+committed plus in-flight state.
+
+Invariants
+- A slot is held, or taken (in flight), or in exactly one queue of the one pool that owns it, or in
+  no pool. `_place` alone decides which.
+- An index belongs to the deepest pool that covers it: nested pools are taken from their parent.
+- Revisions come in order; what is not newer than the state is skipped, so that hearing of a change
+  twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+
+import msgspec
+
+from ipam_server.keys import AttachmentKey, Keys, SlotId, slot_id
+from ipam_server.queues import NeverUsed, ReleaseQueue
+from ipam_server.records import (
+    Holder,
+    Identity,
+    NetworkRecord,
+    NodeRecord,
+    PoolRecord,
+    Release,
+    ranges_of,
+    slot_of,
+)
+from netspace.ranges import Ranges
+from netspace.slots import SlotMap
+from statestore import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A holder and its generation: the etcd revision at which it got the slot."""
+
+    holder: Holder
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A past holder and the revision of its release."""
+
+    release: Release
+    revision: int
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return self.revision, self.release.sequence
+
+
+def slot_map(record: NetworkRecord) -> SlotMap:
+    """The mapping of a stored network."""
+    return SlotMap(
+        IPv4Network(record.ipv4) if record.ipv4 else None,
+        IPv6Network(record.ipv6) if record.ipv6 else None,
+        record.mapping,
+    )
+
+
+def total_of(record: NetworkRecord) -> Ranges:
+    """The indices that pools may be carved from: usable, in range, not excluded, no gateway."""
+    slots = slot_map(record)
+    total = slots.usable
+    if record.range:
+        total &= slots.parse_ranges(record.range)
+    return total - slots.parse_ranges(record.exclude) - gateway_indices(slots, record)
+
+
+def gateway_indices(slots: SlotMap, record: NetworkRecord) -> Ranges:
+    """The slots whose addresses are the gateways': none for a gateway outside the mapping."""
+    indices = []
+    for gateway in (record.gateway4, record.gateway6):
+        if gateway is not None:
+            try:
+                indices.append(slots.parse_index(gateway))
+            except ValueError:
+                continue
+    return Ranges((index, index) for index in indices)
+
+
+class NetworkState:
+    """A network, its holders, its releases, and which pool owns which index."""
+
+    __slots__ = ("_firsts", "_owners", "held", "record", "released", "revision", "slots", "total")
+
+    def __init__(self, record: NetworkRecord, revision: int) -> None:
+        self.held: dict[int, Held] = {}
+        self.released: dict[int, Released] = {}
+        self._firsts: list[int] = []
+        self._owners: list[tuple[int, PoolState]] = []
+        self.declare(record, revision)
+
+    def declare(self, record: NetworkRecord, revision: int) -> None:
+        self.record, self.revision = record, revision
+        self.slots = slot_map(record)
+        self.total = total_of(record)
+
+    def owner(self, index: int) -> PoolState | None:
+        """The pool that an index belongs to."""
+        at = bisect_right(self._firsts, index) - 1
+        if at < 0:
+            return None
+        last, pool = self._owners[at]
+        return pool if index <= last else None
+
+    def own(self, pools: Iterable[PoolState]) -> None:
+        """Takes over which pool owns what, from the pools' own ranges."""
+        intervals = sorted(
+            (first, last, pool.name, pool) for pool in pools for first, last in pool.own.intervals
+        )
+        self._firsts = [first for first, *_ in intervals]
+        self._owners = [(last, pool) for _, last, _, pool in intervals]
+
+    def touched(self, within: Ranges) -> Iterator[int]:
+        """Every index in the ranges that is held or released; costs the smaller of the two."""
+        for known in (self.held, self.released):
+            if within.size < len(known):
+                yield from (index for index in within if index in known)
+            else:
+                yield from (index for index in known if index in within)
+
+
+class PoolState:
+    """A pool and the queues of its free slots. `own`: its usable indices less nested pools'."""
+
+    __slots__ = (
+        "cooling", "name", "never", "own", "ranges", "ready", "record", "revision", "size", "used",
+    )  # fmt: skip
+
+    def __init__(self, name: str, record: PoolRecord, revision: int) -> None:
+        self.name, self.record, self.revision = name, record, revision
+        self.ranges = ranges_of(record)
+        self.start(Ranges())
+
+    def start(self, own: Ranges) -> None:
+        """Begins anew with these own indices, all of them never used."""
+        self.own, self.size, self.used = own, own.size, 0
+        self.never = NeverUsed(own)
+        self.cooling, self.ready = ReleaseQueue(), ReleaseQueue()
+
+    def same_shape(self, record: PoolRecord) -> bool:
+        """Whether the record leaves the queues as they are: only who may name the pool differs."""
+        return self.record == msgspec.structs.replace(record, namespaces=self.record.namespaces)
+
+    @property
+    def cooldown_ms(self) -> int:
+        return int(self.record.cooldown * 1000)
+
+    def depart(self, index: int) -> None:
+        """Takes the index out of whichever queue it is in."""
+        self.never.discard(index)
+        self.cooling.discard(index)
+        self.ready.discard(index)
+
+
+@dataclass(slots=True)
+class ClusterState:
+    """Everything that is known of a cluster at `revision`.
+
+    `names`: the slots that a named pod holds or held last. `earlier`: how many held slots had the
+    name before their present holder. `used_by`: held slots by node. `strays`: keys of networks that
+    do not exist."""
+
+    name: str
+    keys: Keys = field(init=False)
+    revision: int = 0
+    clock: int = 0
+    networks: dict[str, NetworkState] = field(default_factory=dict)
+    pools: dict[str, PoolState] = field(default_factory=dict)
+    nodes: dict[str, NodeRecord] = field(default_factory=dict)
+    attachments: dict[AttachmentKey, SlotId] = field(default_factory=dict)
+    names: dict[Identity, tuple[SlotId, ...]] = field(default_factory=dict)
+    earlier: dict[Identity, int] = field(default_factory=dict)
+    taken: set[SlotId] = field(default_factory=set)
+    used_by: dict[str, int] = field(default_factory=dict)
+    reshaped: set[str] = field(default_factory=set)
+    strays: set[bytes] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.keys = Keys(self.name)
+
+    # Reading
+
+    def held(self, slot: SlotId) -> Held | None:
+        network = self.networks.get(slot[0])
+        return network.held.get(slot[1]) if network else None
+
+    def released(self, slot: SlotId) -> Released | None:
+        network = self.networks.get(slot[0])
+        return network.released.get(slot[1]) if network else None
+
+    def owner(self, slot: SlotId) -> PoolState | None:
+        network = self.networks.get(slot[0])
+        return network.owner(slot[1]) if network else None
+
+    def cooldown_left(self, slot: SlotId, now: int) -> int:
+        """Milliseconds until another pod may have a released slot; 0 where it may have it now."""
+        released, pool = self.released(slot), self.owner(slot)
+        if released is None or pool is None:
+            return 0
+        return max(0, released.release.at + pool.cooldown_ms - now)
+
+    def default_pool(self) -> PoolState | None:
+        return next((pool for pool in self.pools.values() if pool.record.kind == "default"), None)
+
+    def children(self, name: str) -> list[PoolState]:
+        return [pool for pool in self.pools.values() if pool.record.parent == name]
+
+    def settle(self, pool: PoolState, now: int) -> None:
+        """Moves what has cooled down by `now` to where it can be given."""
+        network = self.networks[pool.record.network]
+        while (index := pool.cooling.longest()) is not None:
+            released = network.released[index]
+            if released.release.at + pool.cooldown_ms > now:
+                return
+            pool.cooling.discard(index)
+            pool.ready.put(index, released.order)
+
+    # What is on its way to etcd
+
+    def take(self, slot: SlotId) -> None:
+        """Keeps a slot away from every other choice until its transaction is decided."""
+        self.taken.add(slot)
+        self._place(slot)
+
+    def give_back(self, slot: SlotId) -> None:
+        """The transaction is decided: what was applied meanwhile now counts."""
+        self.taken.discard(slot)
+        self._place(slot)
+
+    # Changing
+
+    def apply(self, revision: int, events: Iterable[Event], *, more: bool = False) -> None:
+        """Brings the state to a revision. Events come in the order of their keys; `more` says that
+        others of the same revision follow in a further call, as the pages of a load do."""
+        if revision <= self.revision:
+            return
+        for event in events:
+            self._apply_event(event)
+        if more:
+            return
+        for name in self.reshaped & self.networks.keys():
+            self._reshape(name)
+        self.reshaped.clear()
+        self.revision = revision
+
+    def _apply_event(self, event: Event) -> None:
+        kind, names = self.keys.parse(event.key)
+        value = event.value if event.kind == "put" else None
+        match kind:
+            case "slots" | "released" if names[0] not in self.networks:
+                self.strays.add(event.key)
+            case "slots":
+                self._apply_slot(slot_id(names), value, event.mod_revision)
+            case "released":
+                self._apply_released(slot_id(names), value, event.mod_revision)
+            case "attachments":
+                self._apply_attachment((names[0], names[1]), value)
+            case "networks":
+                self._apply_network(names[0], value, event.mod_revision)
+            case "pools":
+                self._apply_pool(names[0], value, event.mod_revision)
+            case "nodes":
+                self._apply_node(names[0], value)
+            case "clock":
+                self.clock = max(self.clock, int(value or b"0"))
+
+    def _apply_slot(self, slot: SlotId, value: bytes | None, revision: int) -> None:
+        network = self.networks[slot[0]]
+        before = network.held.pop(slot[1], None)
+        if before is not None:
+            self._count(before.holder, -1)
+            self._forget(before.holder.identity, slot)
+        if value is not None:
+            holder = msgspec.json.decode(value, type=Holder)
+            network.held[slot[1]] = Held(holder, revision)
+            self._count(holder, 1)
+            self._remember(holder.identity, slot)
+        pool = network.owner(slot[1])
+        if pool is not None:
+            pool.used += (value is not None) - (before is not None)
+        self._place(slot)
+
+    def _apply_released(self, slot: SlotId, value: bytes | None, revision: int) -> None:
+        network = self.networks[slot[0]]
+        before = network.released.pop(slot[1], None)
+        if before is not None:
+            self._forget(before.release.identity, slot)
+        if value is not None:
+            release = msgspec.json.decode(value, type=Release)
+            network.released[slot[1]] = Released(release, revision)
+            self._remember(release.identity, slot)
+        self._place(slot)
+
+    def _apply_attachment(self, attachment: AttachmentKey, value: bytes | None) -> None:
+        if value is None:
+            self.attachments.pop(attachment, None)
+        else:
+            self.attachments[attachment] = slot_of(value)
+
+    def _apply_network(self, name: str, value: bytes | None, revision: int) -> None:
+        if value is None:
+            self.networks.pop(name, None)
+            return
+        record = msgspec.json.decode(value, type=NetworkRecord)
+        if name in self.networks:
+            self.networks[name].declare(record, revision)
+        else:
+            self.networks[name] = NetworkState(record, revision)
+        self.reshaped.add(name)
+
+    def _apply_pool(self, name: str, value: bytes | None, revision: int) -> None:
+        known = self.pools.get(name)
+        if value is None:
+            if known is not None:
+                del self.pools[name]
+                self.reshaped.add(known.record.network)
+            return
+        record = msgspec.json.decode(value, type=PoolRecord)
+        if known is not None and known.same_shape(record):
+            known.record, known.revision = record, revision
+            return
+        self.pools[name] = PoolState(name, record, revision)
+        self.reshaped.add(record.network)
+
+    def _apply_node(self, name: str, value: bytes | None) -> None:
+        if value is None:
+            self.nodes.pop(name, None)
+        else:
+            self.nodes[name] = msgspec.json.decode(value, type=NodeRecord)
+
+    # Keeping the derived parts true
+
+    def _place(self, slot: SlotId) -> None:
+        """Puts a slot into the one queue where it belongs, or into none."""
+        name, index = slot
+        network = self.networks[name]
+        pool = network.owner(index)
+        if pool is None:
+            return
+        pool.depart(index)
+        if index in network.held or slot in self.taken:
+            return
+        released = network.released.get(index)
+        if released is None:
+            pool.never.add(index)
+        else:
+            pool.cooling.put(index, released.order)
+
+    def _reshape(self, name: str) -> None:
+        """Works out anew which pool of a network owns what, and these pools' queues."""
+        network = self.networks[name]
+        pools = [pool for pool in self.pools.values() if pool.record.network == name]
+        for pool in pools:
+            nested = Ranges(
+                interval
+                for child in self.children(pool.name)
+                for interval in child.ranges.intervals
+            )
+            pool.start((pool.ranges & network.total) - nested)
+        network.own(pools)
+        for index in network.held:
+            owner = network.owner(index)
+            if owner is not None:
+                owner.used += 1
+                owner.never.discard(index)
+        for index in network.released:
+            self._place((name, index))
+        for slot in self.taken:
+            if slot[0] == name:
+                self._place(slot)
+
+    def _count(self, holder: Holder, by: int) -> None:
+        if holder.before is not None:
+            self.earlier[holder.before] = self.earlier.get(holder.before, 0) + by
+            if not self.earlier[holder.before]:
+                del self.earlier[holder.before]
+        if holder.node:
+            self.used_by[holder.node] = self.used_by.get(holder.node, 0) + by
+            if not self.used_by[holder.node]:
+                del self.used_by[holder.node]
+
+    def _remember(self, identity: Identity | None, slot: SlotId) -> None:
+        if identity is not None and slot not in self.names.get(identity, ()):
+            self.names[identity] = (*self.names.get(identity, ()), slot)
+
+    def _forget(self, identity: Identity | None, slot: SlotId) -> None:
+        """Drops the slot from a name's slots, unless the name still holds it or held it last."""
+        held, released = self.held(slot), self.released(slot)
+        if (
+            identity is None
+            or (held is not None and held.holder.identity == identity)
+            or (released is not None and released.release.identity == identity)
+        ):
+            return
+        left = tuple(known for known in self.names.get(identity, ()) if known != slot)
+        if left:
+            self.names[identity] = left
+        else:
+            self.names.pop(identity, None)

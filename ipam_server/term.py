@@ -1,0 +1,190 @@
+"""One term of leading a cluster: the state in memory, its clock, and the changes under way.
+
+A term begins by reading the whole state at one revision after the leader's key was made, so that no
+write of an earlier leader can follow, and ends for good when leadership is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
+
+from ipam_server.changes import Change, freeing
+from ipam_server.committer import Committer, state_unavailable
+from ipam_server.keys import SlotId
+from ipam_server.state import ClusterState, Held
+from netspace.problems import Problem
+from statestore import Event, Leader, Put, Store, Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`max_operations`: etcd's limit for one transaction. `max_waiting`: changes in the queue.
+    `timeout`: seconds a change may take. `clock_interval`: seconds between writes of the clock."""
+
+    max_operations: int = 128
+    max_waiting: int = 10_000
+    timeout: float = 20.0
+    clock_interval: float = 5.0
+
+
+class Clock:
+    """Milliseconds that the cluster has been led. It stands still between leaders, so a change of
+    leader only lengthens what is measured by it; no wall clock is ever asked."""
+
+    def __init__(self, start: int) -> None:
+        self._start = start
+        self._since = time.monotonic()
+        self.written = start
+
+    def now(self) -> int:
+        return self._start + int((time.monotonic() - self._since) * 1000)
+
+
+class Term:
+    """See the module. Made by `Term.load`; `run` commits until leadership is lost."""
+
+    def __init__(self, store: Store, leader: Leader, state: ClusterState, limits: Limits) -> None:
+        self.state = state
+        self.limits = limits
+        self.clock = Clock(state.clock)
+        self._sequence = 0
+        self._leader = leader
+        self._gate = asyncio.Event()
+        self._gate.set()
+        self._admin = asyncio.Lock()
+        self._waiters: dict[SlotId, list[asyncio.Future[None]]] = {}
+        self._committer = Committer(
+            store,
+            leader.fence,
+            state.apply,
+            self._finished,
+            self._tick,
+            limits.max_operations,
+            limits.max_waiting,
+        )
+
+    @classmethod
+    async def load(cls, store: Store, leader: Leader, name: str, limits: Limits) -> Term:
+        """Reads the cluster's state; raises `StoreError`."""
+        return cls(store, leader, await load(store, name), limits)
+
+    @property
+    def waiting(self) -> int:
+        return self._committer.waiting
+
+    @property
+    def over(self) -> bool:
+        return self._committer.stopped or not self._leader.leads
+
+    async def run(self) -> None:
+        """Returns when the term has ended: leadership lost, or memory and etcd found to differ."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(each)
+                for each in (
+                    self._committer.run(),
+                    self._leader.lost(),
+                    self._keep_clock(),
+                )
+            ]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+
+    def freeing(self, slot: SlotId, held: Held) -> Change:
+        """The change that ends one generation of a slot, at this moment of the cluster's clock."""
+        self._sequence += 1
+        return freeing(self.state.keys, slot, held, self.clock.now(), self._sequence)
+
+    async def open(self) -> None:
+        """Waits while somebody reshapes networks or pools."""
+        await self._gate.wait()
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Keeps new allocations and releases waiting and lets those under way finish, so that a
+        network or a pool is reshaped on a state that stands still."""
+        async with self._admin:
+            self._gate.clear()
+            try:
+                await self._bounded(self._committer.idle())
+                yield
+            finally:
+                self._gate.set()
+
+    async def submit(self, change: Change) -> int:
+        """Commits a change and returns its revision. What was sent is waited for however long it
+        takes; what was not sent within the time limit is withdrawn."""
+        for slot in change.slots:
+            self.state.take(slot)
+        try:
+            pending = self._committer.put(change)
+        except Problem:
+            self._finished(change)
+            raise
+        try:
+            async with asyncio.timeout(self.limits.timeout):
+                return await asyncio.shield(pending.decided)
+        except TimeoutError:
+            if self._committer.withdraw(pending):
+                raise state_unavailable(
+                    Unavailable("a change", why="the state store is too slow or away")
+                ) from None
+        return await pending.decided
+
+    async def decided(self, slot: SlotId) -> None:
+        """Waits until the transaction under way for a slot is decided."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(slot, []).append(future)
+        await self._bounded(future)
+
+    async def _bounded(self, awaitable: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(self.limits.timeout):
+                await awaitable
+        except TimeoutError:
+            raise state_unavailable(
+                Unavailable("waiting for a change under way", why="the state store does not answer")
+            ) from None
+
+    def _finished(self, change: Change) -> None:
+        for slot in change.slots:
+            self.state.give_back(slot)
+            for future in self._waiters.pop(slot, ()):
+                if not future.done():
+                    future.set_result(None)
+
+    def _tick(self) -> Put | None:
+        """The clock's put, if it has moved on by a second since it was last written."""
+        now = self.clock.now()
+        if now - self.clock.written < 1000:
+            return None
+        self.clock.written = now
+        return Put(self.state.keys.clock, b"%d" % now)
+
+    async def _keep_clock(self) -> None:
+        """Writes the clock while something is measured by it."""
+        while True:
+            await asyncio.sleep(self.limits.clock_interval)
+            if any(len(pool.cooling) for pool in self.state.pools.values()):
+                self._committer.nudge()
+
+
+async def load(store: Store, name: str) -> ClusterState:
+    """The whole state of a cluster at one revision, beside whatever is in memory now."""
+    state = ClusterState(name)
+    revision = 1
+    async with contextlib.aclosing(store.pages(state.keys.prefix)) as pages:
+        async for page in pages:
+            revision = page.revision
+            events = (
+                Event("put", kv.key, kv.value, kv.create_revision, kv.mod_revision)
+                for kv in page.items
+            )
+            state.apply(revision, events, more=True)
+    state.apply(revision, ())
+    return state

@@ -1,0 +1,138 @@
+"""The commands of ./run. Runs before anything is installed: standard library only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lab import kernel, lint, packages, probe, programs, setup, standing, testing
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of ./run: what follows its name, one line of help, what it does."""
+
+    usage: str
+    help: str
+    run: Callable[[list[str]], int]
+
+
+def demo(arguments: list[str]) -> int:
+    """Run the demo directly where the kernel has what it needs, else in the lab kernel.
+
+    With --keep the lab stays until --end: its namespaces on the machine, or
+    the lab kernel in the background.
+    """
+    machine = _set_up()
+    command = [str(programs.PYTHON), "-m", "lab.demo", *arguments]
+    if machine.bonds:
+        return subprocess.run(command, env=programs.environment()).returncode
+    if arguments == ["--end"]:
+        standing.end()
+        return 0
+    print(testing.in_lab_kernel(machine), flush=True)
+    return standing.start(command) if "--keep" in arguments else kernel.run(command)
+
+
+def test(arguments: list[str]) -> int:
+    _set_up()
+    return testing.run(arguments)
+
+
+def lint_all(arguments: list[str]) -> int:
+    if arguments:
+        return _refuse(f"lint takes no arguments, not {arguments[0]!r}")
+    setup.ensure(packages.LINT)
+    return lint.run()
+
+
+def lab(arguments: list[str]) -> int:
+    """Run a command in the lab that stands, else in a lab kernel for it alone."""
+    machine = _set_up()
+    if standing.stands():
+        return standing.execute(arguments) if arguments else _refuse("lab: name a command")
+    if machine.bonds and arguments:
+        return subprocess.run(arguments, env=programs.environment()).returncode
+    setup.ensure(packages.LAB_KERNEL)
+    return kernel.main(arguments or ["bash"])
+
+
+def set_up(arguments: list[str]) -> int:
+    if arguments:
+        return _refuse(f"setup takes no arguments, not {arguments[0]!r}")
+    machine = _set_up()
+    where = "directly" if machine.bonds else "in the lab kernel"
+    print(f"Ready. The demo runs {where} here: ./run demo")
+    return 0
+
+
+def show_help(_arguments: list[str]) -> int:
+    print(help_text())
+    return 0
+
+
+COMMANDS = {
+    "demo": Command(
+        "[--keep | --end]",
+        "the main job on two nodes, with checks; --keep leaves the lab standing until --end",
+        demo,
+    ),
+    "test": Command("[PYTEST ARGUMENTS]", "every test, or those that are named", test),
+    "lint": Command("", "code, types, layers and shell scripts", lint_all),
+    "lab": Command(
+        "[COMMAND]", "a command in the lab that stands, else in a lab kernel of its own", lab
+    ),
+    "setup": Command("", "bring what is missing; the others do it by themselves", set_up),
+    "help": Command("", "this text", show_help),
+}
+
+
+def help_text() -> str:
+    lines = ["usage: ./run COMMAND", ""]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {f'{name} {command.usage}'.strip():<26} {command.help}")
+    lines += [
+        "",
+        "What is missing is brought into this folder (.venv, .lab); nothing is installed on",
+        "the machine and its network is left alone. Root is not needed.",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> int:
+    name, *arguments = argv or ["help"]
+    command = COMMANDS.get("help" if name in ("-h", "--help") else name)
+    if command is None:
+        return _refuse(f"no command {name!r}; there are {', '.join(COMMANDS)}")
+    # So that what was started is ended and what was made is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    os.chdir(programs.CLONE)
+    try:
+        return command.run(arguments)
+    except (packages.SetupError, programs.ProgramMissing, kernel.LabKernelError) as error:
+        print(f"./run {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _set_up() -> probe.Kernel:
+    """Bring what the demo and the tests need on this machine; return what its kernel can."""
+    setup.ensure(packages.COMMON)
+    machine = probe.kernel()
+    if not machine.bonds:
+        setup.ensure(packages.LAB_KERNEL)
+    return machine
+
+
+def _refuse(reason: str) -> int:
+    print(f"./run: {reason}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

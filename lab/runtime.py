@@ -1,0 +1,130 @@
+"""A container runtime, as far as CNI goes: runs a node's executables for a pod as containerd does.
+
+It makes the pod's network namespace, hands over the environment and, on standard input, the
+plugin's configuration from the conflist with the pod's annotations, and keeps the result for CHECK
+and DEL.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lab import programs, topology
+
+ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
+IFNAME = "eth0"
+
+
+class CniError(Exception):
+    """What the plugin answered instead of a result: CNI's code, message and details."""
+
+    def __init__(self, code: int, msg: str, details: str) -> None:
+        super().__init__(f"{msg}: {details}" if details else msg)
+        self.code = code
+
+
+@dataclass
+class Sandbox:
+    """One sandbox of a pod on a node; `addresses` is IPv4 then IPv6, without prefix length."""
+
+    node: str
+    namespace: str
+    name: str
+    uid: str
+    container: str
+    annotations: Mapping[str, str]
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def netns(self) -> str:
+        return topology.netns(f"pod-{self.container[:12]}")
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(ip["address"].split("/")[0] for ip in self.result.get("ips", ()))
+
+
+class Runtime:
+    """A node's runtime. `conflist`: the file it reads; `binaries`: where the executables lie."""
+
+    def __init__(self, node: str, conflist: Path, binaries: Path) -> None:
+        self.node = node
+        self._binaries = binaries
+        conf = json.loads(conflist.read_text())
+        self._plugin = {
+            **conf["plugins"][0],
+            "name": conf["name"],
+            "cniVersion": conf["cniVersion"],
+        }
+        self._made = 0
+
+    def add(
+        self, namespace: str, name: str, annotations: Mapping[str, str] | None = None
+    ) -> Sandbox:
+        """Starts a pod's sandbox. On `CniError` the sandbox is deleted again, as kubelet does."""
+        self._made += 1
+        number = f"{self._made:04x}{self.node.encode().hex()}"
+        sandbox = Sandbox(
+            node=self.node,
+            namespace=namespace,
+            name=name,
+            uid=f"uid-{number}",
+            container=number.ljust(64, "0"),
+            annotations=annotations or {},
+        )
+        topology.ip([f"netns add {sandbox.netns}"])
+        topology.ip(["link set lo up"], inside=sandbox.netns)
+        try:
+            sandbox.result = self.call("ADD", sandbox)
+        except CniError:
+            self.delete(sandbox)
+            raise
+        return sandbox
+
+    def check(self, sandbox: Sandbox) -> None:
+        self.call("CHECK", sandbox)
+
+    def delete(self, sandbox: Sandbox) -> None:
+        """Ends a sandbox: DEL, then its network namespace."""
+        self.call("DEL", sandbox)
+        topology.ip([f"netns delete {sandbox.netns}"])
+
+    def call(self, operation: str, sandbox: Sandbox) -> dict[str, Any]:
+        """Runs the executable once in the node's network namespace; returns what it answered."""
+        path = topology.NETNS / sandbox.netns
+        env = {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "CNI_COMMAND": operation,
+            "CNI_CONTAINERID": sandbox.container,
+            "CNI_NETNS": str(path) if path.exists() else "",
+            "CNI_IFNAME": IFNAME,
+            "CNI_PATH": str(self._binaries),
+            "CNI_ARGS": f"K8S_POD_UID={sandbox.uid};IgnoreUnknown=1"
+            f";K8S_POD_NAMESPACE={sandbox.namespace};K8S_POD_NAME={sandbox.name}"
+            f";K8S_POD_INFRA_CONTAINER_ID={sandbox.container}",
+        }
+        config = dict(self._plugin)
+        if sandbox.annotations:
+            config["runtimeConfig"] = {ANNOTATIONS: dict(sandbox.annotations)}
+        if operation != "ADD" and sandbox.result:
+            config["prevResult"] = sandbox.result
+        done = subprocess.run(
+            topology.command(topology.netns(self.node), str(self._binaries / config["type"])),
+            input=json.dumps(config).encode(),
+            env=programs.environment(env),
+            capture_output=True,
+        )
+        answer = json.loads(done.stdout) if done.stdout.strip() else {}
+        if done.returncode != 0:
+            text = done.stderr.decode(errors="replace").strip().splitlines()
+            raise CniError(
+                answer.get("code", 0),
+                answer.get("msg", f"exit status {done.returncode}: {' '.join(text[-1:])}"),
+                answer.get("details", ""),
+            )
+        return dict(answer)

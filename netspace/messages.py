@@ -1,0 +1,391 @@
+"""What goes over the wire between servers, nodes, controllers and people, as JSON.
+
+Requests refuse fields they do not know; answers may grow. Sizes and slot indices may pass 2^53, so
+they are decimal strings. Addresses are strings in their usual notation (RFC 5952 for IPv6).
+Durations are seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Generic, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from netspace import names
+from netspace.slots import Family, Mapping
+
+Name = Annotated[str, Meta(pattern=names.NAME)]
+NodeName = Annotated[str, Meta(pattern=names.NODE)]
+Namespace = Annotated[str, Meta(pattern=names.NAMESPACE)]
+Natural = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,38})" + names.END)]
+"""A size or a slot index, 0 to 2^128, as a decimal string."""
+Address = Annotated[str, Meta(min_length=2, max_length=45)]
+Span = Annotated[str, Meta(min_length=2, max_length=91)]
+"""An address, `first-last`, or a subnet."""
+Spans = Annotated[list[Span], Meta(max_length=10_000)]
+Subnet = Annotated[str, Meta(min_length=4, max_length=49)]
+Note = Annotated[str, Meta(max_length=200)]
+Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
+NamespaceOrAny = Annotated[str, Meta(pattern=names.either(names.NAMESPACE, r"\*"))]
+Namespaces = Annotated[list[NamespaceOrAny], Meta(max_length=10_000)]
+PoolKind = Literal["application", "netspace", "default"]
+T = TypeVar("T")
+
+
+class Request(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What somebody asks."""
+
+
+class Answer(msgspec.Struct, kw_only=True):
+    """What the server says."""
+
+
+# Fabrics and clusters
+
+
+class NewFabric(Request):
+    name: Name
+
+
+class FabricMember(Answer):
+    """A network that lies in the fabric."""
+
+    cluster: str
+    network: str
+    vlan: int | None
+    ipv4: str | None
+    ipv6: str | None
+    ranges: list[str]
+
+
+class Fabric(Answer):
+    name: str
+    members: list[FabricMember]
+
+
+class NewCluster(Request):
+    name: Name
+
+
+class Cluster(Answer):
+    name: str
+    leader: str | None
+    networks: int
+    pools: int
+    used: int
+
+
+# Networks
+
+
+class NewNetwork(Request):
+    """`parent` is the link below the VLAN, `vlan` None for untagged. `range` cuts the network to a
+    part of its subnets, where another cluster has the rest. `mtu` 0 inherits the parent's."""
+
+    name: Name
+    fabric: Name = "default"
+    parent: Annotated[str, Meta(pattern=names.LINK)] = "bond0"
+    vlan: Annotated[int, Meta(ge=1, le=4094)] | None = None
+    ipv4: Subnet | None = None
+    ipv6: Subnet | None = None
+    gateway4: Address | None = None
+    gateway6: Address | None = None
+    mapping: Mapping = "offset"
+    mtu: Annotated[int, Meta(ge=0, le=65535)] = 0
+    range: Spans = []
+    exclude: Spans = []
+
+
+class ChangeNetwork(Request):
+    """Fields that are absent stay as they are. Subnets, range and mapping never change."""
+
+    parent: Annotated[str, Meta(pattern=names.LINK)] | UnsetType = UNSET
+    vlan: Annotated[int, Meta(ge=1, le=4094)] | UnsetType | None = UNSET
+    gateway4: Address | UnsetType | None = UNSET
+    gateway6: Address | UnsetType | None = UNSET
+    mtu: Annotated[int, Meta(ge=0, le=65535)] | UnsetType = UNSET
+    exclude: Spans | UnsetType = UNSET
+
+
+class Network(Answer):
+    """`uid` tells a network from an earlier one of the same name. `total`: the indices pools can be
+    carved from (usable, in range, not excluded, no gateway); `carved` of them lie in pools, `used`
+    are held, `reserved` of these by reservations."""
+
+    name: str
+    uid: str
+    fabric: str
+    parent: str
+    vlan: int | None
+    ipv4: str | None
+    ipv6: str | None
+    gateway4: str | None
+    gateway6: str | None
+    mapping: Mapping
+    mtu: int
+    range: list[str]
+    exclude: list[str]
+    total: Natural
+    carved: Natural
+    used: int
+    reserved: int
+
+
+# Pools
+
+
+class NewPool(Request):
+    """Either `ranges` or `size`. `parent` names the netspace pool that an application pool is
+    carved from; without it the space comes from the total pool. `cooldown`: how long a released
+    address rests before another pod gets it. `namespaces`: who may name it, `*` for all; a default pool
+    needs none."""
+
+    name: Name
+    kind: PoolKind
+    network: Name
+    parent: Name | None = None
+    ranges: Spans = []
+    size: Natural | None = None
+    namespaces: Namespaces = []
+    cooldown: Seconds = 30
+
+
+class ChangePool(Request):
+    namespaces: Namespaces | UnsetType = UNSET
+    cooldown: Seconds | UnsetType = UNSET
+
+
+class ResizePool(Request):
+    """Grow or shrink by `size` indices or by the `ranges` named; one of the two."""
+
+    ranges: Spans = []
+    size: Natural | None = None
+
+
+class Pool(Answer):
+    """`size` counts the pool's own indices, nested pools subtracted; `used`, `cooling` and `free`
+    make it up, `never` of the free ones have never been given."""
+
+    name: str
+    kind: PoolKind
+    network: str
+    parent: str | None
+    ranges: list[str]
+    namespaces: list[str]
+    cooldown: float
+    size: Natural
+    used: int
+    cooling: int
+    free: Natural
+    never: Natural
+
+
+# Allocations
+
+
+class AttachmentId(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One interface of one sandbox (the cluster stands in the path)."""
+
+    container: Annotated[str, Meta(pattern=names.CONTAINER)]
+    ifname: Annotated[str, Meta(pattern=names.IFNAME)]
+
+    def __str__(self) -> str:
+        return f"{self.container}/{self.ifname}"
+
+
+class Pod(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who the sandbox is for. Runtimes other than Kubernetes' leave parts empty."""
+
+    namespace: Annotated[str, Meta(pattern=names.either(names.NAMESPACE, ""))] = ""
+    name: Annotated[str, Meta(pattern=names.either(names.POD, ""))] = ""
+    uid: Annotated[str, Meta(pattern=names.either(names.UID, ""))] = ""
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What chooses pool and address, from one source: the pod's annotations or the conflist.
+
+    `ip`: one address of the wanted slot, or both of them."""
+
+    netspace: Name | None = None
+    application: Name | None = None
+    ip: tuple[Address, ...] = ()
+    families: tuple[Family, ...] = ()
+
+
+class AllocateRequest(Request):
+    """`claim` is a random id the node stored before asking; the same attachment asking again with
+    the same claim gets the same answer and changes nothing. `removed` names the containers of this
+    pod whose interface this node has seen to be gone."""
+
+    attachment: AttachmentId
+    claim: Annotated[str, Meta(pattern=names.CLAIM)]
+    node: NodeName
+    pod: Pod = Pod()
+    selection: Selection = Selection()
+    default: Selection = Selection()
+    removed: Annotated[
+        list[Annotated[str, Meta(pattern=names.CONTAINER)]], Meta(max_length=100)
+    ] = []
+
+
+class NetworkView(Answer):
+    """What a node needs of a network: to configure the interface and to check the mapping."""
+
+    name: str
+    uid: str
+    parent: str
+    vlan: int | None
+    ipv4: str | None
+    ipv6: str | None
+    gateway4: str | None
+    gateway6: str | None
+    mapping: Mapping
+    mtu: int
+
+
+class Allocation(Answer):
+    """A slot held by an attachment. `ipv4` and `ipv6` are without prefix length and None for a
+    family that the pod did not ask for. `how`: repeated, fixed, returned, taken-over,
+    last-released, never, longest-released."""
+
+    cluster: str
+    pool: str
+    slot: Natural
+    generation: int
+    ipv4: str | None
+    ipv6: str | None
+    network: NetworkView
+    how: str
+
+
+class ReleaseRequest(Request):
+    """`generation` None: the node asked but never learned the answer; then the claim decides."""
+
+    attachment: AttachmentId
+    node: NodeName
+    claim: Annotated[str, Meta(pattern=names.CLAIM)]
+    generation: Annotated[int, Meta(ge=1)] | None = None
+
+
+class Released(Answer):
+    """`released` False: nothing was held under this claim or generation, `why` says what was."""
+
+    released: bool
+    why: str
+
+
+# Addresses
+
+
+class AddressEntry(Answer):
+    """A slot that is or was somebody's. `free`: released and ready; `never`: given to nobody."""
+
+    network: str
+    slot: Natural
+    ipv4: str | None
+    ipv6: str | None
+    state: Literal["used", "reserved", "cooling", "free", "never"]
+    pool: str | None
+    generation: int | None = None
+    node: str | None = None
+    namespace: str | None = None
+    pod: str | None = None
+    uid: str | None = None
+    container: str | None = None
+    ifname: str | None = None
+    note: str | None = None
+    cooldown_left: float | None = None
+
+
+class AddressPage(Answer):
+    """`next` is given to the next call as `after`; None on the last page."""
+
+    items: list[AddressEntry]
+    next: str | None
+
+
+class Reserve(Request):
+    """Takes an address out of use for something that is no pod."""
+
+    network: Name
+    address: Address
+    note: Note = ""
+
+
+class OperatorRelease(Request):
+    """An admin's word that the holder is gone. The generation is the one the admin saw."""
+
+    network: Name
+    address: Address
+    generation: Annotated[int, Meta(ge=1)]
+
+
+# Nodes and the server itself
+
+
+class LinkReport(msgspec.Struct, kw_only=True):
+    """A logical card of a node: a bond, a VLAN on it. Addresses with prefix length."""
+
+    name: str
+    kind: str
+    mac: str
+    mtu: int
+    up: bool
+    parent: str | None = None
+    vlan: int | None = None
+    slaves: list[str] = []
+    addresses: list[str] = []
+
+
+class NodeReport(Request):
+    """What a node says of itself when it is prepared."""
+
+    version: Annotated[str, Meta(max_length=60)]
+    links: Annotated[list[LinkReport], Meta(max_length=4096)] = []
+
+
+class Node(Answer):
+    """`reported` False: known only because it holds addresses."""
+
+    name: str
+    version: str | None
+    reported: bool
+    links: list[LinkReport]
+    used: int
+
+
+class StoreMember(Answer):
+    endpoint: str
+    version: str | None
+    size: int | None
+    leader: bool
+    error: str | None
+
+
+class ClusterStatus(Answer):
+    """`revision`: what this server's memory has reached. `waiting`: changes queued."""
+
+    name: str
+    leading: bool
+    leader: str | None
+    revision: int
+    networks: int
+    pools: int
+    used: int
+    released: int
+    waiting: int
+
+
+class Status(Answer):
+    version: str
+    server: str
+    ready: bool
+    clusters: list[ClusterStatus]
+    store: list[StoreMember]
+
+
+class Items(Answer, Generic[T]):
+    """A list, wrapped so that it can grow."""
+
+    items: list[T]

@@ -1,0 +1,246 @@
+"""`netspacectl network`: layer-2 segments, their subnets, gateways and excluded addresses."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from netspace.messages import ChangeNetwork, Network, NewNetwork
+from netspace.slots import Mapping, SlotError, SlotMap, parse_address, parse_subnet
+from netspacectl.app import App
+from netspacectl.options import existing, naming
+from netspacectl.output import say, write, write_list
+from netspacectl.tree import Noun
+from netspacectl.views import NETWORKS
+from netspacectl.words import LINK, MTU, NONE, VLAN, Address, OrNone, Span, Subnet, label
+
+if TYPE_CHECKING:
+    from ipam_server.client import Client
+
+command = Noun("network", help="Networks: VLANs with subnets, gateways and MTU.")
+NAME = label("network")
+MAPPINGS: tuple[Mapping, ...] = ("offset", "embedded")
+
+
+@command.command(
+    "create",
+    examples=[
+        "netspacectl network create vlan910 --parent bond0 --vlan 910 --ipv4 10.91.0.0/24"
+        " --ipv6 fd00:91::/64 --gateway4 10.91.0.1 --gateway6 fd00:91::1"
+        " --exclude 10.91.0.200-10.91.0.254",
+        "netspacectl network create storage --parent bond1 --ipv6 fd00:5::/64 --mtu 9000",
+        "netspacectl network create shared --vlan 930 --ipv4 10.93.0.0/16 --fabric rack-7"
+        " --range 10.93.64.0/18",
+    ],
+)
+@click.argument("network", type=NAME)
+@naming(
+    "--fabric",
+    "fabric",
+    default="default",
+    show_default=True,
+    help="The fabric it lies in.",
+)
+@click.option(
+    "--parent",
+    type=LINK,
+    metavar="LINK",
+    default="bond0",
+    show_default=True,
+    help="The link below the VLAN, on every node.",
+)
+@click.option("--vlan", type=VLAN, metavar="VLAN", help="The VLAN's number.  [default: untagged]")
+@click.option("--ipv4", type=Subnet(4), help="The IPv4 subnet.")
+@click.option("--ipv6", type=Subnet(6), help="The IPv6 subnet.")
+@click.option("--gateway4", type=Address(4), help="The pods' IPv4 default gateway.")
+@click.option("--gateway6", type=Address(6), help="The pods' IPv6 default gateway.")
+@click.option(
+    "--mapping",
+    type=click.Choice(MAPPINGS),
+    default="offset",
+    show_default=True,
+    help="How IPv4 and IPv6 addresses belong together: by their distance from the subnet's start,"
+    " or with the IPv4 address in the low 32 bits of the IPv6 one.",
+)
+@click.option(
+    "--mtu", type=MTU, metavar="BYTES", help="The MTU of pods' interfaces.  [default: the parent's]"
+)
+@click.option(
+    "--range",
+    "ranges",
+    multiple=True,
+    type=Span(),
+    help="Only these addresses of the subnets are this cluster's; repeatable.",
+)
+@click.option(
+    "--exclude",
+    "excluded",
+    multiple=True,
+    type=Span(),
+    help="Addresses no pool gets: one, FIRST-LAST or a subnet; repeatable.",
+)
+@click.pass_obj
+def create(
+    app: App,
+    network: str,
+    fabric: str,
+    parent: str,
+    vlan: int | None,
+    ipv4: str | None,
+    ipv6: str | None,
+    gateway4: str | None,
+    gateway6: str | None,
+    mapping: Mapping,
+    mtu: int | None,
+    ranges: tuple[str, ...],
+    excluded: tuple[str, ...],
+) -> None:
+    """Create a network with an IPv4 subnet, an IPv6 subnet or both.
+
+    Subnets, range and mapping never change afterwards.
+    """
+    try:
+        slots = slot_map(ipv4, ipv6, mapping)
+        slots.parse_ranges(ranges)
+        slots.parse_ranges(excluded)
+        inside(gateway4, slots.ipv4)
+        inside(gateway6, slots.ipv6)
+    except SlotError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from None
+    new = NewNetwork(
+        name=network,
+        fabric=fabric,
+        parent=parent,
+        vlan=vlan,
+        ipv4=ipv4,
+        ipv6=ipv6,
+        gateway4=gateway4,
+        gateway6=gateway6,
+        mapping=mapping,
+        mtu=mtu or 0,
+        range=list(ranges),
+        exclude=list(excluded),
+    )
+    write(
+        app.output, app.ask_in_cluster(lambda client, cluster: client.create_network(cluster, new))
+    )
+
+
+@command.command("list", examples=["netspacectl network list"])
+@click.pass_obj
+def list_(app: App) -> None:
+    """List the networks and how much of them is used."""
+    write_list(
+        app.output, NETWORKS, app.ask_in_cluster(lambda client, cluster: client.networks(cluster))
+    )
+
+
+@command.command("show", examples=["netspacectl network show vlan910"])
+@existing("network")
+@click.pass_obj
+def show(app: App, network: str) -> None:
+    """Show a network."""
+    write(app.output, app.ask_in_cluster(lambda client, cluster: client.network(cluster, network)))
+
+
+@command.command(
+    "change",
+    examples=[
+        "netspacectl network change vlan910 --gateway4 10.91.0.254 --mtu 9000",
+        "netspacectl network change vlan910 --gateway6 none",
+        "netspacectl network change vlan910 --exclude 10.91.0.40 --include 10.91.0.200/29",
+    ],
+)
+@existing("network")
+@click.option("--parent", type=LINK, metavar="LINK", help="The link below the VLAN.")
+@click.option(
+    "--vlan", type=OrNone(VLAN), metavar="VLAN", help="The VLAN's number; 'none' for untagged."
+)
+@click.option("--gateway4", type=OrNone(Address(4)), help="The IPv4 gateway; 'none' for none.")
+@click.option("--gateway6", type=OrNone(Address(6)), help="The IPv6 gateway; 'none' for none.")
+@click.option(
+    "--mtu", type=MTU, metavar="BYTES", help="The MTU of pods' interfaces; 0 for the parent's."
+)
+@click.option(
+    "--exclude",
+    "excluded",
+    multiple=True,
+    type=Span(),
+    help="Addresses no pool gets from now on, besides those excluded already; repeatable.",
+)
+@click.option(
+    "--include",
+    "included",
+    multiple=True,
+    type=Span(),
+    help="Addresses that are no longer excluded; repeatable.",
+)
+@click.pass_obj
+def change(
+    app: App,
+    /,
+    network: str,
+    excluded: tuple[str, ...],
+    included: tuple[str, ...],
+    **fields: str | int | None,
+) -> None:
+    """Change a network.
+
+    What is not named stays as it is.
+    """
+    given: dict[str, Any] = {
+        field: None if value == NONE else value
+        for field, value in fields.items()
+        if value is not None
+    }
+    if not (given or excluded or included):
+        raise click.UsageError("nothing to change is given", click.get_current_context())
+
+    async def changed(client: Client, cluster: str) -> Network:
+        wanted = ChangeNetwork(**given)
+        if excluded or included:
+            now = await client.network(cluster, network)
+            wanted.exclude = exclude(now, excluded, included)
+        return await client.change_network(cluster, network, wanted)
+
+    write(app.output, app.ask_in_cluster(changed))
+
+
+@command.command("delete", examples=["netspacectl network delete vlan910"])
+@existing("network")
+@click.pass_obj
+def delete(app: App, network: str) -> None:
+    """Delete a network without pools."""
+    app.ask_in_cluster(lambda client, cluster: client.delete_network(cluster, network))
+    say(app.output, f"network {network} deleted")
+
+
+def slot_map(ipv4: str | None, ipv6: str | None, mapping: Mapping) -> SlotMap:
+    """The mapping of a network with these subnets; `SlotError` where there can be none."""
+    return SlotMap(
+        cast(IPv4Network | None, ipv4 and parse_subnet(ipv4)),
+        cast(IPv6Network | None, ipv6 and parse_subnet(ipv6)),
+        mapping,
+    )
+
+
+def inside(gateway: str | None, subnet: IPv4Network | IPv6Network | None) -> None:
+    """Refuses a gateway that is not in the subnet of its family."""
+    if gateway is None:
+        return
+    if subnet is None:
+        raise SlotError(f"gateway {gateway}: the network has no subnet of its family")
+    if parse_address(gateway) not in subnet:
+        raise SlotError(f"gateway {gateway} is not in {subnet}")
+
+
+def exclude(now: Network, excluded: tuple[str, ...], included: tuple[str, ...]) -> list[str]:
+    """The network's excluded addresses after the change."""
+    slots = slot_map(now.ipv4, now.ipv6, now.mapping)
+    try:
+        wanted = slots.parse_ranges(now.exclude) | slots.parse_ranges(excluded)
+        return slots.format_ranges(wanted - slots.parse_ranges(included))
+    except SlotError as error:
+        raise click.UsageError(f"network {now.name}: {error}") from None

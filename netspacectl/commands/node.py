@@ -1,0 +1,28 @@
+"""`netspacectl node`: the nodes, as they report themselves or hold addresses."""
+
+from __future__ import annotations
+
+import click
+
+from netspacectl.app import App
+from netspacectl.options import existing
+from netspacectl.output import write, write_list
+from netspacectl.tree import Noun
+from netspacectl.views import NODES
+
+command = Noun("node", help="Nodes: what they report of their links, what they hold.")
+
+
+@command.command("list", examples=["netspacectl node list"])
+@click.pass_obj
+def list_(app: App) -> None:
+    """List nodes that reported or hold addresses."""
+    write_list(app.output, NODES, app.ask_in_cluster(lambda client, cluster: client.nodes(cluster)))
+
+
+@command.command("show", examples=["netspacectl node show node-1"])
+@existing("node")
+@click.pass_obj
+def show(app: App, node: str) -> None:
+    """Show a node with its bonds and VLANs."""
+    write(app.output, app.ask_in_cluster(lambda client, cluster: client.node(cluster, node)))

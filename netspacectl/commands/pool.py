@@ -1,0 +1,256 @@
+"""`netspacectl pool`: isolated parts of a network, which pods get their addresses from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from msgspec import UNSET
+
+from netspace.messages import ChangePool, NewPool, Pool, PoolKind, ResizePool
+from netspacectl.app import App
+from netspacectl.options import existing, naming
+from netspacectl.output import say, write, write_list
+from netspacectl.tree import Noun
+from netspacectl.views import POOLS
+from netspacectl.words import NAMESPACE_OR_ANY, Duration, Size, Span, label
+
+if TYPE_CHECKING:
+    from ipam_server.client import Client
+
+command = Noun("pool", help="Pools: parts of a network that pods get addresses from.")
+NAME = label("pool")
+KINDS: tuple[PoolKind, ...] = ("application", "netspace", "default")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def space(what: str) -> Callable[[F], F]:
+    """`--size` or `--range`, exactly one of which a command needs."""
+
+    def options(function: F) -> F:
+        ranges = click.option(
+            "--range",
+            "ranges",
+            multiple=True,
+            type=Span(),
+            help=f"Addresses to {what}: one, FIRST-LAST or a subnet; repeatable.",
+        )
+        size = click.option("--size", type=Size(), help=f"How many addresses to {what}.")
+        return size(ranges(function))
+
+    return options
+
+
+def one_of(size: str | None, ranges: Sequence[str]) -> None:
+    """Refuses both and neither."""
+    if (size is None) == (not ranges):
+        raise click.UsageError(
+            "give --size or --range" + ("" if size is None else ", not both"),
+            click.get_current_context(),
+        )
+
+
+@command.command(
+    "create",
+    examples=[
+        "netspacectl pool create tenant-a --kind netspace --network vlan910 --size 64"
+        " --namespace team-a",
+        "netspacectl pool create tenant-b --kind netspace --network vlan920"
+        " --range 10.92.0.16-10.92.0.31 --range 10.92.0.64/27 --namespace team-b --cooldown 5m",
+        "netspacectl pool create orders-db --kind application --network vlan910 --parent tenant-a"
+        " --size 8 --namespace team-a",
+        "netspacectl pool create default --kind default --network vlan910 --size 100",
+    ],
+)
+@click.argument("pool", type=NAME)
+@click.option(
+    "--kind",
+    type=click.Choice(KINDS),
+    required=True,
+    help="application: for one stateful application; netspace: chosen by name; default: the"
+    " cluster's one for pods that choose nothing.",
+)
+@naming(
+    "--network",
+    "network",
+    required=True,
+    help="The network it is a part of.",
+)
+@naming(
+    "--parent",
+    "pool",
+    help="The netspace pool that an application pool is carved from.  [default: the total pool]",
+)
+@space("carve")
+@click.option(
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    type=NAMESPACE_OR_ANY,
+    metavar="NAMESPACE",
+    help="A namespace whose pods may name the pool, '*' for all; repeatable.",
+)
+@click.option(
+    "--cooldown",
+    type=Duration(),
+    default="30s",
+    show_default=True,
+    help="How long a released address rests before another pod gets it: 30s, 5m, 2h.",
+)
+@click.pass_obj
+def create(
+    app: App,
+    pool: str,
+    kind: PoolKind,
+    network: str,
+    parent: str | None,
+    size: str | None,
+    ranges: tuple[str, ...],
+    namespaces: tuple[str, ...],
+    cooldown: float,
+) -> None:
+    """Create a pool.
+
+    It is carved from its network's total pool or from another pool.
+    Give --size for the lowest free addresses, or --range for certain ones.
+    """
+    one_of(size, ranges)
+    new = NewPool(
+        name=pool,
+        kind=kind,
+        network=network,
+        parent=parent,
+        ranges=list(ranges),
+        size=size,
+        namespaces=list(dict.fromkeys(namespaces)),
+        cooldown=cooldown,
+    )
+    write(app.output, app.ask_in_cluster(lambda client, cluster: client.create_pool(cluster, new)))
+
+
+@command.command("list", examples=["netspacectl pool list", "netspacectl pool list -o yaml"])
+@click.pass_obj
+def list_(app: App) -> None:
+    """List the pools and how much of them is in use."""
+    write_list(app.output, POOLS, app.ask_in_cluster(lambda client, cluster: client.pools(cluster)))
+
+
+@command.command("show", examples=["netspacectl pool show tenant-a"])
+@existing("pool")
+@click.pass_obj
+def show(app: App, pool: str) -> None:
+    """Show a pool."""
+    write(app.output, app.ask_in_cluster(lambda client, cluster: client.pool(cluster, pool)))
+
+
+@command.command(
+    "change",
+    examples=[
+        "netspacectl pool change tenant-a --cooldown 2h",
+        "netspacectl pool change tenant-a --add-namespace team-c --remove-namespace team-a",
+    ],
+)
+@existing("pool")
+@click.option(
+    "--add-namespace",
+    "added",
+    multiple=True,
+    type=NAMESPACE_OR_ANY,
+    metavar="NAMESPACE",
+    help="A namespace whose pods may name the pool from now on; repeatable.",
+)
+@click.option(
+    "--remove-namespace",
+    "removed",
+    multiple=True,
+    type=NAMESPACE_OR_ANY,
+    metavar="NAMESPACE",
+    help="A namespace whose pods may no longer name it; repeatable.",
+)
+@click.option("--cooldown", type=Duration(), help="How long a released address rests.")
+@click.pass_obj
+def change(
+    app: App,
+    pool: str,
+    added: tuple[str, ...],
+    removed: tuple[str, ...],
+    cooldown: float | None,
+) -> None:
+    """Change who may name a pool, and its cool-down.
+
+    Addresses that pods hold stay theirs.
+    """
+    if not added and not removed and cooldown is None:
+        raise click.UsageError("nothing to change is given", click.get_current_context())
+    both = set(added) & set(removed)
+    if both:
+        raise click.UsageError(
+            f"namespace {min(both)} is both added and removed", click.get_current_context()
+        )
+
+    def namespaces(now: Pool) -> list[str]:
+        return [name for name in dict.fromkeys((*now.namespaces, *added)) if name not in removed]
+
+    async def changed(client: Client, cluster: str) -> Pool:
+        wanted = ChangePool(cooldown=UNSET if cooldown is None else cooldown)
+        if added or removed:
+            wanted.namespaces = namespaces(await client.pool(cluster, pool))
+        return await client.change_pool(cluster, pool, wanted)
+
+    write(app.output, app.ask_in_cluster(changed))
+
+
+@command.command(
+    "grow",
+    examples=[
+        "netspacectl pool grow tenant-a --size 32",
+        "netspacectl pool grow tenant-a --range 10.91.0.128/28",
+    ],
+)
+@existing("pool")
+@space("add")
+@click.pass_obj
+def grow(app: App, pool: str, size: str | None, ranges: tuple[str, ...]) -> None:
+    """Add free addresses to a pool, from where it was carved."""
+    one_of(size, ranges)
+    resize = ResizePool(size=size, ranges=list(ranges))
+    write(
+        app.output,
+        app.ask_in_cluster(lambda client, cluster: client.grow_pool(cluster, pool, resize)),
+    )
+
+
+@command.command(
+    "shrink",
+    examples=[
+        "netspacectl pool shrink tenant-a --size 16",
+        "netspacectl pool shrink tenant-a --range 10.91.0.128/28",
+    ],
+)
+@existing("pool")
+@space("give back")
+@click.pass_obj
+def shrink(app: App, pool: str, size: str | None, ranges: tuple[str, ...]) -> None:
+    """Take addresses out of a pool.
+
+    They go back to where they came from; by size the highest go. Those in use stay.
+    """
+    one_of(size, ranges)
+    resize = ResizePool(size=size, ranges=list(ranges))
+    write(
+        app.output,
+        app.ask_in_cluster(lambda client, cluster: client.shrink_pool(cluster, pool, resize)),
+    )
+
+
+@command.command("delete", examples=["netspacectl pool delete tenant-a"])
+@existing("pool")
+@click.pass_obj
+def delete(app: App, pool: str) -> None:
+    """Delete a pool that is not in use.
+
+    Its addresses go back to where they came from.
+    """
+    app.ask_in_cluster(lambda client, cluster: client.delete_pool(cluster, pool))
+    say(app.output, f"pool {pool} deleted")

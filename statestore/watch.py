@@ -1,0 +1,213 @@
+"""A watch that goes on: across dropped connections, restarts, failovers and compactions.
+
+What etcd promises and this relies on: the events of one revision come in one response unless
+fragments are asked for (they are not), and in the order of revisions; a watch that starts at a
+revision gets all events from it on, or is told that the revision was compacted.
+
+Where etcd is asked again, it is asked from the revision after the last one delivered, so nothing
+is left out and nothing comes twice. After a compaction the range is read anew, in pages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from grpc import aio
+from pyetcd.etcdrpc import kv_pb2
+from pyetcd.etcdrpc import rpc_pb2 as pb
+
+from statestore.connections import (
+    CONNECT,
+    REQUIRE_LEADER,
+    Connections,
+    Endpoint,
+    translated,
+)
+from statestore.errors import Compacted, OutcomeUnknown, StoreError, Unavailable
+from statestore.reads import present_revision, read_pages
+from statestore.transactions import KeyValue
+
+log = logging.getLogger(__name__)
+
+QUIET = 2.0
+"""Seconds without a message after which etcd is asked for a sign of life."""
+
+SILENT = 2.0
+"""Seconds it may take to give one; then another endpoint is asked."""
+
+PAUSE = 0.1
+"""Seconds between a failure and the next attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One key's change at `mod_revision`; of a deleted key only the key is known."""
+
+    kind: Literal["put", "delete"]
+    key: bytes
+    value: bytes
+    create_revision: int
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvents:
+    """All that one revision changed in the watched range, in etcd's order."""
+
+    revision: int
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPage:
+    """A part of the watched range, read anew as it stood at `revision`.
+
+    The pages of one reading have the same revision and come in the keys' order: `first` begins
+    it, `last` ends it (one page may be both). Build the new state beside the old one and put it
+    in its place at `last`: another `first` before that means that reading began again.
+    """
+
+    revision: int
+    items: tuple[KeyValue, ...]
+    first: bool
+    last: bool
+
+
+async def watch_range(
+    connections: Connections,
+    start: bytes,
+    end: bytes,
+    after: int | None,
+    timeout: float,
+    page_size: int = 2000,
+) -> AsyncGenerator[WatchEvents | SnapshotPage, None]:
+    """The changes of [start, end) after a revision; with None what stands there now, first.
+
+    Runs until closed (`contextlib.aclosing`) and outlives every failure of etcd; raises only
+    `BadRequest`, which no repetition can cure. One response of etcd's is held at a time, and
+    etcd is not read from while the consumer is busy. `timeout` (seconds) is each read's.
+    """
+    position = after
+    while True:
+        endpoint = connections.current
+        try:
+            if position is None or await present_revision(connections, timeout) < position:
+                # The second: etcd was restored from an older copy of its data.
+                position = None
+                async for page in _snapshot(connections, start, end, page_size, timeout):
+                    yield page
+                    if page.last:
+                        position = page.revision
+                assert position is not None
+            endpoint = connections.current
+            async with contextlib.aclosing(
+                _responses(endpoint, start, end, position + 1)
+            ) as responses:
+                async for response in responses:
+                    for batch in revisions(response.events):
+                        position = batch.revision
+                        yield batch
+                    position = progressed(position, response)
+        except Compacted as error:
+            log.warning("reading the state anew: %s", error)
+            position = None
+        except (Unavailable, OutcomeUnknown) as error:
+            log.warning("watch interrupted, resuming: %s", error)
+            connections.failed(endpoint)
+            await asyncio.sleep(PAUSE)
+
+
+def revisions(events: Iterable[kv_pb2.Event]) -> Iterable[WatchEvents]:
+    """Events in etcd's order, those of one revision together."""
+    for revision, group in groupby(events, key=lambda event: event.kv.mod_revision):
+        yield WatchEvents(revision, tuple(_event(event) for event in group))
+
+
+def progressed(position: int, response: pb.WatchResponse) -> int:
+    """How far a watch has come that was at `position`: a quiet range must not fall behind.
+
+    etcd's periodic notice comes in order with the events; the notices that are asked for (watch
+    id -1) may overtake events before etcd 3.4.25 and 3.5.8, so they are signs of life only.
+    """
+    notice = not response.events and not response.created and response.watch_id >= 0
+    return max(position, response.header.revision) if notice else position
+
+
+def _event(event: kv_pb2.Event) -> Event:
+    kv = event.kv
+    kind: Literal["put", "delete"] = "delete" if event.type == kv_pb2.Event.DELETE else "put"
+    return Event(kind, kv.key, kv.value, kv.create_revision, kv.mod_revision)
+
+
+async def _snapshot(
+    connections: Connections, start: bytes, end: bytes, size: int, timeout: float
+) -> AsyncGenerator[SnapshotPage, None]:
+    """The range at one revision; each page is given on once it is known whether it is the last."""
+    held = None
+    first = True
+    async for page in read_pages(connections, start, end, 0, size, timeout):
+        if held is not None:
+            yield SnapshotPage(held.revision, held.items, first, last=False)
+            first = False
+        held = page
+    assert held is not None
+    yield SnapshotPage(held.revision, held.items, first, last=True)
+
+
+async def _responses(
+    endpoint: Endpoint, start: bytes, end: bytes, revision: int
+) -> AsyncGenerator[pb.WatchResponse, None]:
+    """etcd's responses to one watch from `revision` on; always ends in a `StoreError`."""
+    what = f"watching {start.decode(errors='backslashreplace')} from revision {revision}"
+    if not await endpoint.settled(CONNECT):
+        raise Unavailable(what, endpoint.url, f"no connection within {CONNECT:.1f} s")
+    call = endpoint.watch.Watch(metadata=REQUIRE_LEADER)
+    reading: asyncio.Task[pb.WatchResponse] | None = None
+    try:
+        await call.write(
+            pb.WatchRequest(
+                create_request=pb.WatchCreateRequest(
+                    key=start, range_end=end, start_revision=revision, progress_notify=True
+                )
+            )
+        )
+        asked = False
+        while True:
+            reading = reading or asyncio.ensure_future(call.read())
+            done, _ = await asyncio.wait({reading}, timeout=SILENT if asked else QUIET)
+            if done:
+                response, reading, asked = reading.result(), None, False
+                if response is aio.EOF:
+                    raise Unavailable(what, endpoint.url, "etcd ended the watch")
+                if response.compact_revision:
+                    raise Compacted(
+                        what,
+                        endpoint.url,
+                        f"history begins at revision {response.compact_revision}",
+                        compact_revision=response.compact_revision,
+                    )
+                if response.canceled:
+                    raise Unavailable(what, endpoint.url, response.cancel_reason or "canceled")
+                yield response
+            elif asked:
+                raise Unavailable(what, endpoint.url, f"silent for {QUIET + SILENT:.0f} s")
+            else:
+                await call.write(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
+                asked = True
+    except aio.AioRpcError as error:
+        raise translated(error, what, endpoint, write=False) from error
+    except asyncio.InvalidStateError as error:
+        # grpc.aio's word for writing to a call that has ended meanwhile.
+        raise Unavailable(what, endpoint.url, str(error)) from error
+    finally:
+        call.cancel()
+        if reading is not None:
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError, aio.AioRpcError, StoreError):
+                await reading

@@ -1,0 +1,132 @@
+"""The HTTP layer under test: its application on a Unix socket, over a double of the service."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import aiohttp
+from yarl import URL
+
+from ipam_server.api import Backend, make_application
+from ipam_server.directory import Directory
+from netspace import messages as m
+from netspace.endpoints import Endpoint
+from netspace.http_server import HttpServer, Limits
+
+NETWORK_VIEW = m.NetworkView(
+    name="blue",
+    uid="2b1f",
+    parent="bond0",
+    vlan=910,
+    ipv4="10.9.0.0/24",
+    ipv6="fd00:9::/64",
+    gateway4="10.9.0.1",
+    gateway6=None,
+    mapping="offset",
+    mtu=0,
+)
+ALLOCATION = m.Allocation(
+    cluster="east",
+    pool="tenant-a",
+    slot="5",
+    generation=7,
+    ipv4="10.9.0.5",
+    ipv6="fd00:9::5",
+    network=NETWORK_VIEW,
+    how="never",
+)
+CLAIM = "0123456789abcdef0123456789abcdef"
+ATTACHMENT = m.AttachmentId(container="c0ffee", ifname="eth0")
+ALLOCATE = m.AllocateRequest(attachment=ATTACHMENT, claim=CLAIM, node="node-1")
+RELEASE = m.ReleaseRequest(attachment=ATTACHMENT, claim=CLAIM, node="node-1")
+RELEASED = m.Released(released=True, why="released")
+
+
+@dataclass
+class Double:
+    """Stands for Directory and ClusterService: notes each call, answers with what `answers` has
+    under the method's name: a value, an exception, or a function to await."""
+
+    answers: dict[str, Any] = field(default_factory=dict)
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+    services: tuple[Any, ...] = ()
+
+    def cluster(self, name: str) -> Any:
+        self.calls.append(("cluster", name))
+        if isinstance(refusal := self.answers.get("cluster"), Exception):
+            raise refusal
+        return self
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        async def call(*args: Any) -> Any:
+            self.calls.append((name, *args))
+            answer = self.answers[name]
+            if isinstance(answer, Exception):
+                raise answer
+            return await answer() if callable(answer) else answer
+
+        return call
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Any
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        """The problem's code; the answer must be one in all its parts."""
+        document = self.json
+        assert self.headers["Content-Type"] == "application/problem+json"
+        assert document["status"] == self.status
+        assert document["type"] == f"urn:netspace:problem:{document['code']}"
+        assert document["detail"]
+        return str(document["code"])
+
+
+@dataclass
+class Api:
+    """A running application: `ask` it, or write to its `socket`."""
+
+    socket: Path
+    backend: Backend
+    double: Double
+    server: HttpServer
+    session: aiohttp.ClientSession
+
+    async def ask(self, method: str, path: str, **more: Any) -> Answer:
+        url = URL(f"http://localhost{path}", encoded=True)
+        async with self.session.request(method, url, **more) as got:
+            return Answer(got.status, got.headers, await got.read())
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    folder: Path, answers: dict[str, Any] | None = None, limits: Limits | None = None
+) -> AsyncIterator[Api]:
+    limits = limits or Limits()
+    double = Double(answers or {})
+    backend = Backend()
+    backend.directory = cast(Directory, double)
+    server = HttpServer(make_application(backend, limits), limits)
+    socket = folder / "api.sock"
+    await server.listen(Endpoint.parse(f"unix://{socket}"))
+    connector = aiohttp.UnixConnector(path=str(socket))
+    try:
+        async with aiohttp.ClientSession(connector=connector) as session:
+            yield Api(socket, backend, double, server, session)
+    finally:
+        await server.stop()

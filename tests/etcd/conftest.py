@@ -1,0 +1,63 @@
+"""etcd processes for these tests: one shared by those that leave it alone, else one each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.etcd import Etcd, members
+
+# A member alone has nobody to wait for: it leads within a fraction of a second.
+ALONE = ("--heartbeat-interval=10", "--election-timeout=100")
+
+
+@pytest.fixture(scope="session")
+def shared_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    """An etcd for tests that neither stop nor compact nor fill it."""
+    with Etcd(tmp_path_factory.mktemp("shared"), arguments=ALONE) as etcd:
+        yield etcd
+
+
+@pytest.fixture
+def prefix(request: pytest.FixtureRequest) -> bytes:
+    """A prefix of the test's own in the shared etcd."""
+    return f"/{request.node.name}/".encode()
+
+
+@pytest.fixture
+def etcd(tmp_path: Path) -> Iterator[Etcd]:
+    """An etcd of the test's own."""
+    with Etcd(tmp_path / "etcd", arguments=ALONE) as etcd:
+        yield etcd
+
+
+@pytest.fixture
+def make_etcd(tmp_path: Path) -> Iterator[Callable[[Etcd], Etcd]]:
+    """Start an etcd that is described by the test; it is ended with the test."""
+    made: list[Etcd] = []
+
+    def make(etcd: Etcd) -> Etcd:
+        made.append(etcd)
+        etcd.start()
+        return etcd
+
+    yield make
+    for etcd in made:
+        etcd.kill()
+
+
+@pytest.fixture
+def three_members(tmp_path: Path) -> Iterator[list[Etcd]]:
+    """A cluster of three, ready; one may be lost."""
+    cluster = members(tmp_path)
+    try:
+        for member in cluster:
+            member.start(wait=False)
+        for member in cluster:
+            member.wait_ready()
+        yield cluster
+    finally:
+        for member in cluster:
+            member.kill()
