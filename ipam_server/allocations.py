@@ -58,8 +58,7 @@ class Allocations(Leading):
         attachment = (request.attachment.container, request.attachment.ifname)
         async with self._locks.hold(attachment):
             while True:
-                term = self._lead()
-                await term.open()
+                term = await self._open()
                 if request.claim in self._released_claims:
                     raise Problem(
                         "claim-released",
@@ -85,8 +84,7 @@ class Allocations(Leading):
         attachment = (request.attachment.container, request.attachment.ifname)
         async with self._locks.hold(attachment):
             while True:
-                term = self._lead()
-                await term.open()
+                term = await self._open()
                 slot = term.state.attachments.get(attachment)
                 held = term.state.held(slot) if slot else None
                 if slot is not None and slot in term.state.taken:
@@ -102,8 +100,7 @@ class Allocations(Leading):
 
     async def _release_slot(self, slot: SlotId, generation: int) -> m.Released:
         while True:
-            term = self._lead()
-            await term.open()
+            term = await self._open()
             if slot in term.state.taken:
                 await term.decided(slot)
                 continue

@@ -33,12 +33,14 @@ How = Literal[
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The slot chosen and who is to hold it. `replaces`: the holder whose slot is rewritten, at the
-    generation that the transaction compares."""
+    generation that the transaction compares. `since`: the revision of the slot's release, compared
+    as well; 0 for a slot that nobody has had."""
 
     slot: SlotId
     holder: Holder
     how: How
     replaces: Held | None = None
+    since: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +330,8 @@ def _take(
     before = released.release.identity if released is not None else None
     if before == identity_of(request):
         before = None
-    return Choice(slot, _holder(request, pool.name, families, before), how)
+    since = released.revision if released is not None else 0
+    return Choice(slot, _holder(request, pool.name, families, before), how, since=since)
 
 
 def _holder(

@@ -87,12 +87,19 @@ def describe() -> dict[str, Any]:
 
 
 def why_not_ready(status: m.Status) -> str:
-    """What is missing until every cluster can be served; empty if nothing."""
-    if status.ready:
-        return ""
-    reasons = [f"cluster {c.name} has no leader" for c in status.clusters if c.leader is None]
-    reasons += [member.error for member in status.store if member.error]
-    return "; ".join(reasons) or "the clusters have not been read yet"
+    """What is missing until every cluster can be served; empty if nothing. A leader of this
+    server's own name that is not this process is its past: its lease has yet to end."""
+    reasons = []
+    for cluster in status.clusters:
+        if cluster.leader is None:
+            reasons.append(f"cluster {cluster.name} has no leader")
+        elif cluster.leader == status.server and not cluster.leading:
+            reasons.append(f"cluster {cluster.name} waits for this server's earlier term to end")
+    if not status.ready:
+        reasons += [member.error for member in status.store if member.error]
+    if not status.ready and not reasons:
+        reasons.append("the clusters have not been read yet")
+    return "; ".join(reasons)
 
 
 async def _alive(backend: Backend, call: Call) -> bytes:

@@ -31,6 +31,13 @@ class Change:
     slots: tuple[SlotId, ...] = ()
     shared: bool = False
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes the change has on its way to etcd."""
+        return sum(
+            2 * len(op.key) + (len(op.value) if isinstance(op, Put) else 0) for op in self.then
+        )
+
     def nested(self) -> Txn:
         return Txn(self.compares, self.then, (Get(self.probe),))
 
@@ -62,8 +69,15 @@ def allocation(keys: Keys, choice: Choice) -> Change:
     compares: tuple[Compare, ...]
     then: tuple[Put | Delete, ...]
     if choice.replaces is None:
-        compares = (Compare.absent(put_slot.key), Compare.absent(put_attachment.key))
-        then = (put_slot, put_attachment, Delete(keys.released(slot)))
+        # A copy of this that was thought lost and comes after the slot was given and released again
+        # would find slot and attachment absent: the release it knew never comes back.
+        gone = Delete(keys.released(slot))
+        compares = (
+            Compare.absent(put_slot.key),
+            Compare.absent(put_attachment.key),
+            Compare.modified_at(gone.key, choice.since),
+        )
+        then = (put_slot, put_attachment, gone)
     else:
         compares = (Compare.modified_at(put_slot.key, choice.replaces.generation),)
         then = (put_slot, put_attachment)

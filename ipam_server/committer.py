@@ -37,6 +37,9 @@ from statestore import (
 
 log = logging.getLogger(__name__)
 
+MAX_BYTES = 1 << 20
+"""What the changes of one transaction may weigh together; etcd takes 1.5 MiB unless configured."""
+
 PAUSE = 0.2
 """Seconds between two attempts to learn what became of a transaction."""
 
@@ -152,12 +155,14 @@ class Committer:
         """As many waiting changes, in order, as one outer transaction takes; no key twice."""
         batch: list[Pending] = []
         keys: set[bytes] = set()
-        widest = 0
+        widest = weight = 0
         while self._waiting:
             change = self._waiting[0].change
             widest = max(widest, operations(change.nested()))
+            weight += change.weight
             touched = {op.key for op in change.then}
-            if batch and (len(batch) + 2 + widest > self._max_operations or touched & keys):
+            full = len(batch) + 2 + widest > self._max_operations or weight > MAX_BYTES
+            if batch and (full or touched & keys):
                 break
             keys |= touched
             self._waiting[0].sent = True

@@ -84,7 +84,7 @@ class ServerConfig(Settings):
 
     listen: Annotated[tuple[str, ...], Field(min_length=1)] = ("unix:///run/netspace/server.sock",)
     socket_mode: Annotated[str, StringConstraints(pattern=r"^0[0-7]{3}\z")] = "0600"
-    name: Annotated[str, Field(default_factory=lambda: socket.gethostname().lower())]
+    name: str = Field(default_factory=lambda: socket.gethostname().lower())
     etcd: EtcdConfig = EtcdConfig()
     leader_ttl: Annotated[int, Field(ge=1, le=600)] = 5
     clock_interval: Seconds = 5.0

@@ -53,6 +53,10 @@ class Leading:
                         log.warning("cluster %s: cannot read the state: %s", self.name, error)
                         await asyncio.sleep(PAUSE)
                         continue
+                    except Exception:
+                        log.exception("cluster %s: the state cannot be understood", self.name)
+                        await asyncio.sleep(10 * PAUSE)
+                        continue
                     self._begin(term)
                     try:
                         await term.run()
@@ -97,6 +101,14 @@ class Leading:
         if not self.leading or term.over:
             raise not_leader()
         return term
+
+    async def _open(self) -> Term:
+        """The term under way, once nobody reshapes its networks or pools."""
+        while True:
+            term = self._lead()
+            await term.open()
+            if term is self._lead():
+                return term
 
     async def status(self) -> m.ClusterStatus:
         leader = None
@@ -146,9 +158,9 @@ class Leading:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_retrieve)
         done, _ = await asyncio.wait({task}, timeout=self._limits.timeout + 1)
         if not done:
-            task.add_done_callback(_retrieve)
             raise outcome_unknown()
         return task.result()
 

@@ -50,11 +50,12 @@ def declare(new: NewNetwork, uid: str) -> NetworkRecord:
 
 def change(network: NetworkState, name: str, asked: ChangeNetwork) -> NetworkRecord:
     """The record after a change. Addresses in use can be neither excluded nor become a gateway."""
+    check_unchanged(f"network {name}", network.revision, asked.revision)
     old = network.record
     fields = {
         field: value
         for field in asked.__struct_fields__
-        if (value := getattr(asked, field)) is not msgspec.UNSET
+        if field != "revision" and (value := getattr(asked, field)) is not msgspec.UNSET
     }
     if not fields:
         raise invalid("change", "it names nothing to change")
@@ -76,6 +77,16 @@ def change(network: NetworkState, name: str, asked: ChangeNetwork) -> NetworkRec
             do="release them first",
         )
     return record
+
+
+def check_unchanged(what: str, present: int, seen: int | msgspec.UnsetType) -> None:
+    """Refuses a change that was decided on an older version of the thing."""
+    if seen is not msgspec.UNSET and seen != present:
+        raise Problem(
+            "changed",
+            f"{what} was changed since you read it",
+            do="read it again, then ask again",
+        )
 
 
 def check_delete(name: str, network: NetworkState, pools: list[PoolState]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ipam_server.networks import check_unchanged
 from ipam_server.records import PoolRecord, stored_ranges
 from ipam_server.state import ClusterState, NetworkState, PoolState
 from netspace.messages import ChangePool, NewPool, ResizePool
@@ -46,6 +47,7 @@ def carve(state: ClusterState, new: NewPool) -> PoolRecord:
 
 def change(state: ClusterState, pool: PoolState, asked: ChangePool) -> PoolRecord:
     """The record after a change of who may name the pool or how long its addresses rest."""
+    check_unchanged(f"pool {pool.name}", pool.revision, asked.revision)
     record = pool.record
     if asked.namespaces is not msgspec.UNSET:
         parent = state.pools.get(record.parent) if record.parent else None
@@ -88,7 +90,7 @@ def shrink(state: ClusterState, pool: PoolState, asked: ResizePool, now: int) ->
             outside = ", ".join(network.slots.format_ranges(gone - pool.ranges)[:3])
             raise invalid("ranges", f"{outside} is not in pool {pool.name}")
         stuck = gone & (pool.own - idle)
-        nested = gone & (pool.ranges - pool.own) & network.total
+        nested = gone & state.nested(pool.name)
         if stuck or nested:
             shown = ", ".join(network.slots.format_ranges(stuck | nested)[:3])
             raise Problem(

@@ -89,12 +89,18 @@ class ReleaseQueue:
         return index in self._orders
 
     def put(self, index: int, order: Order) -> None:
+        self._orders.pop(index, None)
         if not self._orders:
             self._newest, self._sorted = order, True
-        elif order < self._newest:
-            self._sorted = False
-        else:
+        elif order >= self._newest:
             self._newest = order
+        elif self._sorted and order <= next(iter(self._orders.values())):
+            # The longest released, taken back: what fails again and again costs no sorting.
+            self._orders[index] = order
+            self._orders.move_to_end(index, last=False)
+            return
+        else:
+            self._sorted = False
         self._orders[index] = order
 
     def discard(self, index: int) -> None:

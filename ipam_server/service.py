@@ -196,7 +196,7 @@ class ClusterService(Allocations):
         slot = views.find_slot(self.term.state, request.address, request.network)
 
         async def reserve(term: Term) -> Change:
-            if slot[1] not in term.state.networks[slot[0]].total:
+            if slot[1] not in pool_rules.network_of(term.state, slot[0]).total:
                 raise Problem(
                     "address-unusable",
                     f"{request.address} is a gateway, excluded or outside the network's range",
@@ -208,7 +208,12 @@ class ClusterService(Allocations):
                 raise Problem("address-taken", f"{request.address} is held by {by}")
             put = Put(term.state.keys.slot(slot), encode(Holder(note=request.note)))
             gone = Delete(term.state.keys.released(slot))
-            return Change((Compare.absent(put.key),), (put, gone), put.key, put.value, (slot,))
+            released = term.state.released(slot)
+            compares = (
+                Compare.absent(put.key),
+                Compare.modified_at(gone.key, released.revision if released else 0),
+            )
+            return Change(compares, (put, gone), put.key, put.value, (slot,))
 
         await self._reshape(reserve)
         return await self.address(request.address, request.network)

@@ -216,6 +216,12 @@ class ClusterState:
     def children(self, name: str) -> list[PoolState]:
         return [pool for pool in self.pools.values() if pool.record.parent == name]
 
+    def nested(self, name: str) -> Ranges:
+        """What of a pool lies in the pools nested in it, addresses excluded later included."""
+        return Ranges(
+            interval for child in self.children(name) for interval in child.ranges.intervals
+        )
+
     def settle(self, pool: PoolState, now: int) -> None:
         """Moves what has cooled down by `now` to where it can be given."""
         network = self.networks[pool.record.network]
@@ -362,20 +368,15 @@ class ClusterState:
         network = self.networks[name]
         pools = [pool for pool in self.pools.values() if pool.record.network == name]
         for pool in pools:
-            nested = Ranges(
-                interval
-                for child in self.children(pool.name)
-                for interval in child.ranges.intervals
-            )
-            pool.start((pool.ranges & network.total) - nested)
+            pool.start((pool.ranges & network.total) - self.nested(pool.name))
         network.own(pools)
-        for index in network.held:
+        # In the order of indices: taken out of the middle, each would cost what the pool's
+        # fragments cost.
+        for index in sorted(network.held.keys() | network.released.keys()):
             owner = network.owner(index)
             if owner is not None:
-                owner.used += 1
-                owner.never.discard(index)
-        for index in network.released:
-            self._place((name, index))
+                owner.used += index in network.held
+                self._place((name, index))
         for slot in self.taken:
             if slot[0] == name:
                 self._place(slot)

@@ -102,7 +102,9 @@ class Term:
 
     async def open(self) -> None:
         """Waits while somebody reshapes networks or pools."""
-        await self._gate.wait()
+        # Whoever was waked may find the gate shut again by the next one who reshapes.
+        while not self._gate.is_set():
+            await self._gate.wait()
 
     @contextlib.asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:

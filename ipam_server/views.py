@@ -62,6 +62,7 @@ def network(state: ClusterState, name: str) -> Network:
     record = known.record
     return Network(
         name=name,
+        revision=known.revision,
         uid=record.uid,
         fabric=record.fabric,
         parent=record.parent,
@@ -87,6 +88,7 @@ def pool(state: ClusterState, known: PoolState, now: int) -> Pool:
     slots = state.networks[record.network].slots
     return Pool(
         name=known.name,
+        revision=known.revision,
         kind=record.kind,
         network=record.network,
         parent=record.parent,
@@ -219,7 +221,7 @@ def address_page(
     state: ClusterState, wanted: AddressFilter, limit: int, after: str | None, now: int
 ) -> AddressPage:
     """Held and released slots in the order of network and index, `limit` of them behind `after`."""
-    start = (after.rpartition("/")[0], int(after.rpartition("/")[2], 16)) if after else ("", -1)
+    start = _mark(after) if after else ("", -1)
     matches = _filter(state, wanted, now)
     found: list[SlotId] = []
     for name in sorted(state.networks):
@@ -236,6 +238,15 @@ def address_page(
         items=[address(state, slot, now) for slot in found[:limit]],
         next=f"{more[0]}/{more[1]:x}" if more else None,
     )
+
+
+def _mark(after: str) -> SlotId:
+    """Where a page ended: `NETWORK/INDEX`, as `next` said it."""
+    network, _, index = after.rpartition("/")
+    try:
+        return network, int(index, 16)
+    except ValueError:
+        raise Problem("invalid", f"after: {after[:60]!r} is not what a page gave as next") from None
 
 
 def _indices(known: NetworkState) -> Iterator[int]:

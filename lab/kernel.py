@@ -103,11 +103,14 @@ def run(
             interactive=interactive,
         )
         (folder / "spec.json").write_text(json.dumps(asdict(spec)))
-        uml = _start(folder, interactive)
+        uml: subprocess.Popen[bytes] | None = None
         try:
+            with _undisturbed():
+                uml = _start(folder, interactive)
             boot = _relay(uml, deliver, timeout)
         finally:
-            _end_session(uml)
+            with _undisturbed():
+                _end_session(uml)
         status = folder / "status"
         if not status.exists():
             raise LabKernelError(
@@ -119,20 +122,52 @@ def run(
 
 def end_stale_runs() -> None:
     """End kernels whose starter was killed, and remove what they left."""
+    mark = f"{_PARAMETER}{RUNS}/"
+
+    def stale(process: int) -> bool:
+        arguments = Path(f"/proc/{process}/cmdline").read_text(errors="replace").split("\0")
+        names = [part.removeprefix(mark) for part in arguments if part.startswith(mark)]
+        return bool(names) and not _owned(RUNS / names[0])
+
+    _kill_all(stale)
     for folder in RUNS.glob("*"):
-        try:
-            owner = (folder / "owner").read_text()
-            alive = owner == _identity(int(owner.split()[0]))
-        except (OSError, IndexError):
-            continue  # just being made
-        if alive:
-            continue
-        mark = f"{_PARAMETER}{folder}".encode()
+        # One without an owner's name is just being made.
+        if (folder / "owner").exists() and not _owned(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _owned(folder: Path) -> bool:
+    try:
+        owner = (folder / "owner").read_text()
+    except OSError:
+        return False
+    return bool(owner) and owner == identity(int(owner.split()[0]))
+
+
+def _kill_all(chosen: Callable[[int], bool]) -> None:
+    """Kill the processes that `chosen` says, until there are none: they may be forking."""
+    found = True
+    while found:
+        found = False
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if mark in (process / "cmdline").read_bytes().split(b"\0"):
-                    os.kill(int(process.name), signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)
+                pid = int(process.name)
+                if identity(pid) and chosen(pid):
+                    os.kill(pid, signal.SIGKILL)
+                    found = True
+        if found:
+            time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back: both may come, and the second must not stop a cleanup."""
+    signals = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -140,10 +175,11 @@ def _run_folder() -> Iterator[Path]:
     RUNS.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=RUNS))
     try:
-        (folder / "owner").write_text(_identity(os.getpid()))
+        (folder / "owner").write_text(identity(os.getpid()))
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with _undisturbed():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -159,12 +195,13 @@ def _terminal_kept() -> Iterator[None]:
         termios.tcsetattr(0, termios.TCSADRAIN, attributes)
 
 
-def _identity(pid: int) -> str:
-    """Return pid and start time, which together name a process for good; empty if gone."""
+def identity(pid: int) -> str:
+    """Return pid and start time, which together name a process for good; empty if it ended."""
     try:
-        return f"{pid} {_stat(pid)[19]}"
+        state, *rest = _stat(pid)
     except OSError:
         return ""
+    return "" if state == "Z" else f"{pid} {rest[18]}"
 
 
 def _stat(pid: int) -> list[str]:
@@ -251,6 +288,7 @@ _libc = ctypes.CDLL(None)
 
 
 def _die_with_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -338,12 +376,11 @@ def _tail_of_mark(data: bytes) -> int:
     return 0
 
 
-def _end_session(uml: subprocess.Popen[bytes]) -> None:
+def _end_session(uml: subprocess.Popen[bytes] | None) -> None:
     """End every process of the kernel: one per address space inside, and its helpers."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError):
-            if int(_stat(int(process.name))[3]) == uml.pid:
-                os.kill(int(process.name), signal.SIGKILL)
+    if uml is None:
+        return
+    _kill_all(lambda pid: int(_stat(pid)[3]) == uml.pid)
     uml.wait()
     if uml.stdout is not None:
         uml.stdout.close()

@@ -8,7 +8,9 @@ and DEL.
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,20 +63,17 @@ class Runtime:
             "name": conf["name"],
             "cniVersion": conf["cniVersion"],
         }
-        self._made = 0
 
     def add(
         self, namespace: str, name: str, annotations: Mapping[str, str] | None = None
     ) -> Sandbox:
         """Starts a pod's sandbox. On `CniError` the sandbox is deleted again, as kubelet does."""
-        self._made += 1
-        number = f"{self._made:04x}{self.node.encode().hex()}"
         sandbox = Sandbox(
             node=self.node,
             namespace=namespace,
             name=name,
-            uid=f"uid-{number}",
-            container=number.ljust(64, "0"),
+            uid=str(uuid.uuid4()),
+            container=secrets.token_hex(32),
             annotations=annotations or {},
         )
         topology.ip([f"netns add {sandbox.netns}"])

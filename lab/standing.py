@@ -29,41 +29,51 @@ def stands() -> bool:
     """Say whether a lab kernel stands; forget one whose holder was killed."""
     if not (FOLDER / "holder").exists():
         return False
-    with contextlib.suppress(ProcessLookupError, PermissionError, ValueError):
-        os.kill(int((FOLDER / "holder").read_text()), 0)
+    if _alive():
         return True
     kernel.end_stale_runs()
     shutil.rmtree(FOLDER, ignore_errors=True)
     return False
 
 
+def _alive() -> bool:
+    try:
+        holder = (FOLDER / "holder").read_text()
+    except OSError:
+        return False
+    return holder == kernel.identity(int(holder.split()[0]))
+
+
 def start(command: Sequence[str]) -> int:
     """Start a kernel that stays, run `command` in it, return its exit status.
 
-    Raises LabKernelError if one stands already or it does not start. On
-    Ctrl-C, or when the command fails to start, nothing stays.
+    Raises LabKernelError if one stands already, or if it does not start. After
+    that, and after Ctrl-C, nothing stays.
     """
     if stands():
         raise kernel.LabKernelError("a lab stands already; end it with ./run demo --end")
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     (FOLDER / "demo.out").touch()
-    with (FOLDER / "kernel.log").open("wb") as log:
-        holder = subprocess.Popen(
-            [sys.executable, "-m", "lab.standing", "hold", *command],
-            cwd=programs.CLONE,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    (FOLDER / "holder").write_text(str(holder.pid))
+    command = [sys.executable, "-m", "lab.standing", "hold", *command]
+    log = str(FOLDER / "kernel.log")
+    # Not a Popen: it outlives this process, which need not wait for it.
+    holder = os.posix_spawn(
+        sys.executable,
+        command,
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+    (FOLDER / "holder").write_text(kernel.identity(holder))
     try:
-        return _follow("demo", holder)
+        return _follow("demo")
     except BaseException:
-        holder.terminate()
-        holder.wait()
-        shutil.rmtree(FOLDER, ignore_errors=True)
+        _end(signal.SIGTERM, signal.SIGKILL)
         raise
 
 
@@ -77,26 +87,33 @@ def execute(command: Sequence[str]) -> int:
     request = FOLDER / f"{name}.new"
     request.write_text(json.dumps(list(command)))
     request.rename(FOLDER / f"{name}.json")
-    return _follow(name, None)
+    return _follow(name)
 
 
 def end() -> None:
     """End the standing lab; nothing of it is left."""
-    if not stands():
-        return
-    holder = int((FOLDER / "holder").read_text())
-    (FOLDER / "end").touch()
-    deadline = time.monotonic() + 10
-    while stands() and time.monotonic() < deadline:
-        time.sleep(_LOOK)
     if stands():
-        os.kill(holder, signal.SIGTERM)
-    while stands():
-        time.sleep(_LOOK)
+        (FOLDER / "end").touch()
+        _end(None, signal.SIGTERM, signal.SIGKILL)
+
+
+def _end(*signals: int | None) -> None:
+    """Wait for the holder to end, up to 10 s after each signal (None sends none)."""
+    holder = int((FOLDER / "holder").read_text().split()[0])
+    for number in signals:
+        if number is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(holder, number)
+        deadline = time.monotonic() + 10
+        while kernel.identity(holder) and time.monotonic() < deadline:
+            time.sleep(_LOOK)
+        if not kernel.identity(holder):
+            break
+    kernel.end_stale_runs()
     shutil.rmtree(FOLDER, ignore_errors=True)
 
 
-def _follow(name: str, holder: subprocess.Popen[bytes] | None) -> int:
+def _follow(name: str) -> int:
     status = FOLDER / f"{name}.status"
     with (FOLDER / f"{name}.out").open("rb") as says:
         while True:
@@ -104,7 +121,7 @@ def _follow(name: str, holder: subprocess.Popen[bytes] | None) -> int:
             kernel.to_stdout(says.read())
             if done:
                 return int(done)
-            if (holder.poll() is not None) if holder else not stands():
+            if not _alive():
                 log = FOLDER / "kernel.log"
                 reason = log.read_text(errors="replace")[-500:] if log.exists() else ""
                 raise kernel.LabKernelError(f"the standing lab ended: {reason}".strip())

@@ -206,7 +206,7 @@ class HttpClient:
             self._keep(endpoint, connection)
             connection = None
             return answer
-        except (OSError, h11.RemoteProtocolError) as error:
+        except (OSError, UnicodeError, h11.RemoteProtocolError) as error:
             sent = connection is not None and connection.sent
             raise _Lost(_why(error, monotonic() - started), sent) from None
         finally:

@@ -192,7 +192,8 @@ class HttpServer:
         for server in self._servers:
             server.close()
         await self._runner.cleanup()
-        for path, inode in self._files:
+        files, self._files = self._files, []
+        for path, inode in files:
             try:
                 if path.lstat().st_ino == inode:
                     path.unlink()

@@ -29,6 +29,7 @@ Note = Annotated[str, Meta(max_length=200)]
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 NamespaceOrAny = Annotated[str, Meta(pattern=names.either(names.NAMESPACE, r"\*"))]
 Namespaces = Annotated[list[NamespaceOrAny], Meta(max_length=10_000)]
+Revision = Annotated[int, Meta(ge=1)]
 PoolKind = Literal["application", "netspace", "default"]
 T = TypeVar("T")
 
@@ -98,8 +99,10 @@ class NewNetwork(Request):
 
 
 class ChangeNetwork(Request):
-    """Fields that are absent stay as they are. Subnets, range and mapping never change."""
+    """Fields that are absent stay as they are. Subnets, range and mapping never change. With
+    `revision` the change is refused where the network was changed since that revision."""
 
+    revision: Revision | UnsetType = UNSET
     parent: Annotated[str, Meta(pattern=names.LINK)] | UnsetType = UNSET
     vlan: Annotated[int, Meta(ge=1, le=4094)] | UnsetType | None = UNSET
     gateway4: Address | UnsetType | None = UNSET
@@ -114,6 +117,7 @@ class Network(Answer):
     are held, `reserved` of these by reservations."""
 
     name: str
+    revision: int
     uid: str
     fabric: str
     parent: str
@@ -152,6 +156,9 @@ class NewPool(Request):
 
 
 class ChangePool(Request):
+    """Fields that are absent stay as they are; `revision` as with networks."""
+
+    revision: Revision | UnsetType = UNSET
     namespaces: Namespaces | UnsetType = UNSET
     cooldown: Seconds | UnsetType = UNSET
 
@@ -168,6 +175,7 @@ class Pool(Answer):
     make it up, `never` of the free ones have never been given."""
 
     name: str
+    revision: int
     kind: PoolKind
     network: str
     parent: str | None

@@ -214,6 +214,9 @@ async def attempt(
         raise translated(error, what, endpoint, write) from error
     except aio.UsageError as error:
         raise Unavailable(what, endpoint.url, str(error), "the store is closed") from error
+    except asyncio.InvalidStateError as error:
+        # A stream (none of them writes) that failed before its request was handed over.
+        raise Unavailable(what, endpoint.url, str(error)) from error
 
 
 def translated(error: aio.AioRpcError, what: str, endpoint: Endpoint, write: bool) -> StoreError:

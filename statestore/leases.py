@@ -64,13 +64,20 @@ class Lease:
             log.warning("the lease runs out by itself: %s", error)
 
     async def _keep(self) -> None:
+        try:
+            await self._renew()
+        finally:
+            self.lost.set()
+
+    async def _renew(self) -> None:
+        """Return once the lease is lost."""
         pause = self.ttl / 3
         while True:
             await asyncio.sleep(min(pause, max(0.0, self._until - time.monotonic())))
             sent = time.monotonic()
             if sent >= self._until:
                 log.warning("lease %x lost: no renewal within %d s", self.id, self.ttl)
-                break
+                return
             try:
                 answer: pb.LeaseKeepAliveResponse = await self._connections.call(
                     f"renewing lease {self.id:x}",
@@ -85,10 +92,9 @@ class Lease:
                 continue
             if answer.TTL <= 0:
                 log.warning("lease %x lost: it has expired or was revoked", self.id)
-                break
+                return
             self._until = sent + answer.TTL
             pause = self.ttl / 3
-        self.lost.set()
 
 
 async def grant(connections: Connections, ttl: int, timeout: float) -> Lease:

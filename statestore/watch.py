@@ -4,8 +4,9 @@ What etcd promises and this relies on: the events of one revision come in one re
 fragments are asked for (they are not), and in the order of revisions; a watch that starts at a
 revision gets all events from it on, or is told that the revision was compacted.
 
-Where etcd is asked again, it is asked from the revision after the last one delivered, so nothing
-is left out and nothing comes twice. After a compaction the range is read anew, in pages.
+Where etcd is asked again, it is asked from the last revision delivered on, which is dropped when
+it comes again: nothing is left out and nothing comes twice. After a compaction the range is read
+anew, in pages.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from statestore.connections import (
     REQUIRE_LEADER,
     Connections,
     Endpoint,
+    attempt,
     translated,
 )
-from statestore.errors import Compacted, OutcomeUnknown, StoreError, Unavailable
+from statestore.errors import Compacted, OutcomeUnknown, Unavailable
 from statestore.reads import present_revision, read_pages
 from statestore.transactions import KeyValue
 
@@ -40,6 +42,9 @@ QUIET = 2.0
 
 SILENT = 2.0
 """Seconds it may take to give one; then another endpoint is asked."""
+
+LIFE = pb.RangeRequest(key=b"\0", count_only=True)
+"""What it is asked: a read that needs the leader, so that a member cut off counts as silent."""
 
 PAUSE = 0.1
 """Seconds between a failure and the next attempt."""
@@ -106,13 +111,16 @@ async def watch_range(
                         position = page.revision
                 assert position is not None
             endpoint = connections.current
+            # From the revision already had, not the next: a compaction right at the next one
+            # drops the deletes in it, and etcd before 3.4.36 and 3.5.19 would not say so.
             async with contextlib.aclosing(
-                _responses(endpoint, start, end, position + 1)
+                _responses(endpoint, start, end, max(position, 1))
             ) as responses:
                 async for response in responses:
                     for batch in revisions(response.events):
-                        position = batch.revision
-                        yield batch
+                        if batch.revision > position:
+                            position = batch.revision
+                            yield batch
                     position = progressed(position, response)
         except Compacted as error:
             log.warning("reading the state anew: %s", error)
@@ -130,12 +138,12 @@ def revisions(events: Iterable[kv_pb2.Event]) -> Iterable[WatchEvents]:
 
 
 def progressed(position: int, response: pb.WatchResponse) -> int:
-    """How far a watch has come that was at `position`: a quiet range must not fall behind.
+    """How far a watch has come that was at `position`.
 
-    etcd's periodic notice comes in order with the events; the notices that are asked for (watch
-    id -1) may overtake events before etcd 3.4.25 and 3.5.8, so they are signs of life only.
+    etcd says periodically of a quiet range that nothing was changed in it up to a revision, so
+    that it does not fall behind compaction.
     """
-    notice = not response.events and not response.created and response.watch_id >= 0
+    notice = not response.events and not response.created
     return max(position, response.header.revision) if notice else position
 
 
@@ -177,29 +185,27 @@ async def _responses(
                 )
             )
         )
-        asked = False
         while True:
             reading = reading or asyncio.ensure_future(call.read())
-            done, _ = await asyncio.wait({reading}, timeout=SILENT if asked else QUIET)
-            if done:
-                response, reading, asked = reading.result(), None, False
-                if response is aio.EOF:
-                    raise Unavailable(what, endpoint.url, "etcd ended the watch")
-                if response.compact_revision:
-                    raise Compacted(
-                        what,
-                        endpoint.url,
-                        f"history begins at revision {response.compact_revision}",
-                        compact_revision=response.compact_revision,
-                    )
-                if response.canceled:
-                    raise Unavailable(what, endpoint.url, response.cancel_reason or "canceled")
-                yield response
-            elif asked:
-                raise Unavailable(what, endpoint.url, f"silent for {QUIET + SILENT:.0f} s")
-            else:
-                await call.write(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
-                asked = True
+            done, _ = await asyncio.wait({reading}, timeout=QUIET)
+            if not done:
+                # Not a progress request: etcd 3.5.8 to 3.5.12 leave it unanswered on a watch
+                # that begins in the past, and before, its answer may overtake events.
+                await attempt(endpoint, what, endpoint.kv.Range, LIFE, False, SILENT, SILENT)
+                continue
+            response, reading = reading.result(), None
+            if response is aio.EOF:
+                raise Unavailable(what, endpoint.url, "etcd ended the watch")
+            if response.compact_revision:
+                raise Compacted(
+                    what,
+                    endpoint.url,
+                    f"history begins at revision {response.compact_revision}",
+                    compact_revision=response.compact_revision,
+                )
+            if response.canceled:
+                raise Unavailable(what, endpoint.url, response.cancel_reason or "canceled")
+            yield response
     except aio.AioRpcError as error:
         raise translated(error, what, endpoint, write=False) from error
     except asyncio.InvalidStateError as error:
@@ -209,5 +215,4 @@ async def _responses(
         call.cancel()
         if reading is not None:
             reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError, aio.AioRpcError, StoreError):
-                await reading
+            await asyncio.gather(reading, return_exceptions=True)

@@ -202,7 +202,7 @@ def change(
         wanted = ChangeNetwork(**given)
         if excluded or included:
             now = await client.network(cluster, network)
-            wanted.exclude = exclude(now, excluded, included)
+            wanted.exclude, wanted.revision = exclude(now, excluded, included), now.revision
         return await client.change_network(cluster, network, wanted)
 
     write(app.output, app.ask_in_cluster(changed))
@@ -232,7 +232,8 @@ def inside(gateway: str | None, subnet: IPv4Network | IPv6Network | None) -> Non
         return
     if subnet is None:
         raise SlotError(f"gateway {gateway}: the network has no subnet of its family")
-    if parse_address(gateway) not in subnet:
+    address = parse_address(gateway)
+    if not (address.version == 6 and address.is_link_local) and address not in subnet:
         raise SlotError(f"gateway {gateway} is not in {subnet}")
 
 

@@ -195,7 +195,8 @@ def change(
     async def changed(client: Client, cluster: str) -> Pool:
         wanted = ChangePool(cooldown=UNSET if cooldown is None else cooldown)
         if added or removed:
-            wanted.namespaces = namespaces(await client.pool(cluster, pool))
+            now = await client.pool(cluster, pool)
+            wanted.namespaces, wanted.revision = namespaces(now), now.revision
         return await client.change_pool(cluster, pool, wanted)
 
     write(app.output, app.ask_in_cluster(changed))

@@ -140,19 +140,40 @@ def test_the_next_leads_when_a_leader_falls_silent_and_the_deposed_one_is_fenced
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("change", ["deleted", "replaced"])
-def test_a_leader_whose_key_is_taken_away_knows_at_once(
-    shared_etcd: Etcd, prefix: bytes, change: str
-) -> None:
+def test_a_leader_whose_key_is_taken_away_knows_at_once(shared_etcd: Etcd, prefix: bytes) -> None:
     async def scenario() -> None:
         async with (
             Store([shared_etcd.url]) as store,
             await Leadership(store, prefix, b"one", ttl=30).campaign() as leader,
         ):
             await store.txn(Txn(then=(Delete(prefix),)))
-            if change == "replaced":
-                await store.txn(Txn(then=(Put(prefix, b"usurper"),)))
             async with asyncio.timeout(1):
+                await leader.lost()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("change", ["deleted", "replaced"])
+def test_a_leader_learns_what_happened_to_its_key_in_history_it_missed(
+    etcd: Etcd, change: str
+) -> None:
+    async def scenario() -> None:
+        async with (
+            Proxy(etcd.host, etcd.client_port) as proxy,
+            Store([proxy.url], timeout=1.0) as cut,
+            Store([etcd.url]) as store,
+            await Leadership(cut, b"leader", b"one", ttl=30).campaign() as leader,
+        ):
+            await asyncio.sleep(0.2)
+            proxy.losing_answers = True
+            last = await store.txn(Txn(then=(Delete(b"leader"),)))
+            if change == "replaced":
+                last = await store.txn(Txn(then=(Put(b"leader", b"usurper"),)))
+            await asyncio.to_thread(etcd.compact, last.revision)
+            assert leader.leads
+            proxy.losing_answers = False
+            proxy.cut()
+            async with asyncio.timeout(3):
                 await leader.lost()
 
     asyncio.run(scenario())
@@ -195,15 +216,14 @@ def test_a_campaign_whose_answer_was_lost_finds_that_it_leads(
     shared_etcd: Etcd, prefix: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     carry_out = Store.txn
-    lost = 0
+    lost: list[TxnResult] = []
 
     async def lose_the_first_answer(
         store: Store, txn: Txn, timeout: float | None = None
     ) -> TxnResult:
-        nonlocal lost
         result = await carry_out(store, txn, timeout)
-        if lost == 0:
-            lost += 1
+        if not lost:
+            lost.append(result)
             raise OutcomeUnknown("a transaction", store_url, "cut off")
         return result
 
@@ -215,8 +235,7 @@ def test_a_campaign_whose_answer_was_lost_finds_that_it_leads(
             Store([shared_etcd.url]) as store,
             await Leadership(store, prefix, b"one").campaign() as leader,
         ):
-            kv = await store.get(prefix)
-            assert kv is not None and kv.create_revision == leader.create_revision
-            assert lost == 1 and leader.leads
+            assert leader.create_revision == lost[0].revision
+            assert (await store.txn(Txn((leader.fence,)))).succeeded
 
     asyncio.run(scenario())

@@ -128,14 +128,14 @@ def test_calls_wait_for_an_etcd_that_comes_back_within_their_time(etcd: Etcd) ->
             # Until the connection is seen to be gone, a write might have been sent over it.
             await asyncio.sleep(0.2)
             calls = asyncio.gather(store.get(b"key"), store.txn(Txn(then=(Put(b"other", b"1"),))))
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(2.8)
             assert not calls.done()
             await asyncio.to_thread(etcd.start)
             back = asyncio.get_running_loop().time()
             kv, _ = await calls
             assert kv is not None and kv.value == b"1"
-            # gRPC would wait for up to two minutes before it connects again.
-            assert asyncio.get_running_loop().time() - back < 2.0
+            # Left to itself gRPC tries ever more rarely, in the end every two minutes.
+            assert asyncio.get_running_loop().time() - back < 1.4
 
     asyncio.run(scenario())
 

@@ -194,6 +194,38 @@ def test_a_compaction_while_disconnected_is_read_anew(etcd: Etcd) -> None:
     asyncio.run(scenario())
 
 
+def test_a_delete_in_the_very_revision_that_is_compacted_is_not_missed(etcd: Etcd) -> None:
+    async def scenario() -> None:
+        async with Store([etcd.url]) as store:
+            after = (await store.txn(Txn(then=(Put(b"/w/1", b"1"),)))).revision
+            last = await store.txn(Txn(then=(Delete(b"/w/1"),)))
+            await asyncio.to_thread(etcd.compact, last.revision)
+            async with (
+                asyncio.timeout(5),
+                contextlib.aclosing(store.watch(b"/w/", after)) as changes,
+            ):
+                assert await read_anew(changes) == (last.revision, {})
+
+    asyncio.run(scenario())
+
+
+def test_a_compaction_of_what_was_delivered_is_no_reason_to_read_anew(etcd: Etcd) -> None:
+    async def scenario() -> None:
+        async with Store([etcd.url]) as store:
+            after = (await store.txn(Txn(then=(Put(b"/w/1", b"1"),)))).revision
+            last = await store.txn(Txn(then=(Delete(b"/w/1"),)))
+            await asyncio.to_thread(etcd.compact, after)
+            async with (
+                asyncio.timeout(5),
+                contextlib.aclosing(store.watch(b"/w/", after)) as changes,
+            ):
+                change = await anext(changes)
+                assert isinstance(change, WatchEvents)
+                assert change.revision == last.revision
+
+    asyncio.run(scenario())
+
+
 def test_a_watch_without_a_position_begins_with_what_stands_there(
     shared_etcd: Etcd, prefix: bytes
 ) -> None:

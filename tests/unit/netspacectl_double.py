@@ -245,6 +245,7 @@ def network(**fields: Any) -> Network:
     """A network with these fields."""
     known: dict[str, Any] = {
         "name": "vlan910",
+        "revision": 12,
         "uid": "9b2f",
         "fabric": "default",
         "parent": "bond0",
@@ -269,6 +270,7 @@ def pool(**fields: Any) -> Pool:
     """A pool with these fields."""
     known: dict[str, Any] = {
         "name": "tenant-a",
+        "revision": 13,
         "kind": "netspace",
         "network": "vlan910",
         "parent": None,

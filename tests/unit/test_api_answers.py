@@ -27,6 +27,7 @@ GOOD = msgspec.json.encode(ALLOCATE)
 
 NETWORK = m.Network(
     **{key: getattr(NETWORK_VIEW, key) for key in NETWORK_VIEW.__struct_fields__},
+    revision=12,
     fabric="default",
     range=[],
     exclude=["10.9.0.200-10.9.0.254"],
@@ -37,6 +38,7 @@ NETWORK = m.Network(
 )
 POOL = m.Pool(
     name="tenant-a",
+    revision=14,
     kind="netspace",
     network="blue",
     parent=None,
@@ -376,6 +378,12 @@ def test_a_caller_that_goes_away_does_not_disturb_the_server(tmp_path: Path) -> 
             "etcd is away",
         ),
         (msgspec.structs.replace(STATUS, ready=False, clusters=[]), "not been read"),
+        (
+            msgspec.structs.replace(
+                STATUS, clusters=[msgspec.structs.replace(CLUSTER_STATUS, leading=False)]
+            ),
+            "earlier term",
+        ),
     ],
 )
 def test_not_ready_says_what_is_missing(tmp_path: Path, status: m.Status, why: str) -> None:

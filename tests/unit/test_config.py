@@ -1,4 +1,4 @@
-"""Configuration files: all faults at once, each with its place; the example is what is documented."""
+"""Configuration files: all faults at once, each with its place; the example documents all keys."""
 
 from __future__ import annotations
 

@@ -62,7 +62,9 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 
 @given(st.text(st.characters(codec=None)), VALUES)
 def test_everything_can_be_logged_as_one_line_of_json(message: str, value: Any) -> None:
-    record = logging.makeLogRecord({"msg": "%s", "args": (message,), "value": value})
+    record = logging.makeLogRecord(
+        {"levelname": "INFO", "msg": "%s", "args": (message,), "value": value}
+    )
     line = JsonLines().format(record)
     assert "\n" not in line
-    assert json.loads(line.encode())["level"] == "notset"
+    assert json.loads(line.encode())["level"] == "info"

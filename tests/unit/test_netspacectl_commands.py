@@ -204,6 +204,7 @@ class TestNetworks:
             "10.91.0.200-10.91.0.203",
             "10.91.0.206-10.91.0.210",
         ]
+        assert terminal.client.asked[-1][3].revision == 12, "a change in between is refused"
 
     def test_excluding_what_is_not_in_the_network_changes_nothing(
         self, terminal: Terminal, capsys: Capture
@@ -268,7 +269,9 @@ class TestPools:
         terminal.client.pool_table["tenant-a"] = pool(namespaces=["team-a", "team-b"])
         line = "pool change tenant-a --add-namespace team-c --remove-namespace team-a"
         assert terminal.run(*line.split()) == 0
-        assert terminal.client.asked[-1][3] == ChangePool(namespaces=["team-b", "team-c"])
+        assert terminal.client.asked[-1][3] == ChangePool(
+            namespaces=["team-b", "team-c"], revision=13
+        )
 
     def test_a_new_cooldown_leaves_the_namespaces_alone(self, terminal: Terminal) -> None:
         assert terminal.run("pool", "change", "tenant-a", "--cooldown", "2h") == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -102,3 +104,15 @@ def test_a_header_is_marked_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) 
 
 def test_markup_in_a_value_is_text() -> None:
     assert drawn([Thing("[red]x[/red]", 1, [":smile:"])], None)[1] == "[red]x[/red]      1  :smile:"
+
+
+def test_a_pipe_needs_no_rich() -> None:
+    program = (
+        "import sys\nfrom netspacectl.tables import Table\nfrom netspacectl.views import Column\n"
+        "table = Table([Column('N', lambda item: item)])\ntable.add([1, 2])\ntable.close()\n"
+        "assert 'rich' not in sys.modules"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30
+    )
+    assert (ended.stdout, ended.stderr) == ("N\n1\n2\n", "")

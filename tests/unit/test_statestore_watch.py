@@ -36,6 +36,4 @@ def test_only_etcds_own_notice_of_a_quiet_range_moves_a_watch_on() -> None:
     assert progressed(4, pb.WatchResponse(header=now)) == 9
     assert progressed(12, pb.WatchResponse(header=now)) == 12
     assert progressed(4, pb.WatchResponse(header=now, created=True)) == 4
-    asked_for = pb.WatchResponse(header=now, watch_id=-1)
-    assert progressed(4, asked_for) == 4
     assert progressed(4, pb.WatchResponse(header=now, events=[deletion(b"a", 6)])) == 4

@@ -1,0 +1,262 @@
+"""A node for tests, whole: network namespaces, configuration, and plugins run as a runtime runs them.
+
+The IPAM server and its etcd are processes of their own; a node reaches the server by its Unix
+socket, which every namespace sees. Nothing touches the machine's own network namespace.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncio
+
+from hostnet import Netns, anonymous_netns, run_in
+from ipam_server.client import Client
+from lab import programs
+from lab.etcd import Etcd
+from netspace.messages import NewCluster, NewFabric, NewNetwork, NewPool
+from netspace.problems import Problem
+
+T = TypeVar("T")
+_CLONE = Path(__file__).resolve().parent.parent
+_EXECUTABLES = {"netspace": "macvlan_main", "netspace-ipam": "ipam_main"}
+_READY = 20.0
+
+
+class IpamServer:
+    """netspace-server on an etcd of its own, both in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.etcd = Etcd(folder / "etcd")
+        self.socket = folder / "server.sock"
+        self._log = folder / "server.log"
+        self._config = folder / "server.yaml"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    def start(self) -> None:
+        """Starts the server and waits until it is ready."""
+        self._config.write_text(
+            json.dumps(
+                {
+                    "listen": [self.url],
+                    "name": "test",
+                    "etcd": {"endpoints": [self.etcd.url], "timeout": 2},
+                }
+            )
+        )
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "ipam_server.main", "--config", str(self._config)],
+                cwd=_CLONE,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + _READY
+        while not self._ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the server is not ready: {self._log.read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Ends the server; its socket answers no more."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
+    def ask(self, question: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+        """The answer to what the coroutine asks of a client."""
+
+        async def asked() -> T:
+            async with Client([self.url]) as client:
+                return await question(client)
+
+        return asyncio.run(asked())
+
+    def _ready(self) -> bool:
+        try:
+            return self.ask(lambda client: client.status()).ready
+        except Problem:
+            return False
+
+
+@contextmanager
+def ipam_server(folder: Path) -> Iterator[IpamServer]:
+    """A server that is ready, with the fabric `default`."""
+    server = IpamServer(folder)
+    with server.etcd:
+        try:
+            server.start()
+            server.ask(lambda client: client.create_fabric(NewFabric(name="default")))
+            yield server
+        finally:
+            server.stop()
+
+
+def declare(server: IpamServer, cluster: str, network: NewNetwork, *pools: NewPool) -> None:
+    """A cluster with one network and its pools."""
+
+    async def ask(client: Client) -> None:
+        await client.create_cluster(NewCluster(name=cluster))
+        await client.create_network(cluster, network)
+        for pool in pools:
+            await client.create_pool(cluster, pool)
+
+    server.ask(ask)
+
+
+@dataclass
+class Answer:
+    """What an executable said: exit status, the JSON on standard output, its logs."""
+
+    status: int
+    json: dict[str, Any]
+    log: str
+
+    @property
+    def addresses(self) -> list[str]:
+        return [ip["address"] for ip in self.json["ips"]]
+
+
+@dataclass
+class Node:
+    """A node's namespace, its folder, and the cluster's server behind its configuration."""
+
+    netns: Netns
+    folder: Path
+    cluster: str
+    server_url: str
+    name: str = "node-1"
+    conf: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.config.write_text(
+            json.dumps(
+                {
+                    "cluster": self.cluster,
+                    "node": self.name,
+                    "server": {"endpoints": [self.server_url], "timeout": 5},
+                    "state_dir": str(self.state),
+                }
+            )
+        )
+        (self.folder / "bin").mkdir(exist_ok=True)
+        for name, module in _EXECUTABLES.items():
+            program = self.folder / "bin" / name
+            program.write_text(
+                f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(_CLONE)!r})\n"
+                f"from cni_plugins.{module} import main\nmain()\n"
+            )
+            program.chmod(0o755)
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "node.yaml"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def cni_path(self) -> str:
+        folders = [str(self.folder / "bin")]
+        if (reference := programs.cni_dir()) is not None:
+            folders.append(str(reference))
+        return ":".join(folders)
+
+    def conflist(self, **changes: Any) -> dict[str, Any]:
+        """One plugin's configuration as the runtime hands it over, with our IPAM."""
+        conf: dict[str, Any] = {
+            "cniVersion": "1.0.0",
+            "name": "net",
+            "type": "netspace",
+            "ipam": {"type": "netspace-ipam", "config": str(self.config)},
+        }
+        return {key: value for key, value in {**conf, **changes}.items() if value is not None}
+
+    def call(
+        self,
+        command: str,
+        container: str,
+        pod: Netns | None,
+        conf: Mapping[str, Any],
+        *,
+        args: str = "",
+        ifname: str = "eth0",
+        plugin: str | Path = "netspace",
+        environ: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Runs the plugin's executable in the node's namespace."""
+        environment = {
+            "PATH": os.defpath,
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": container,
+            "CNI_NETNS": "" if pod is None else netns_path(pod),
+            "CNI_IFNAME": ifname,
+            "CNI_ARGS": args,
+            "CNI_PATH": self.cni_path,
+            **(environ or {}),
+        }
+        program = plugin if isinstance(plugin, Path) else self.folder / "bin" / plugin
+        done = run_in(
+            self.netns,
+            lambda _: subprocess.run(
+                [str(program)],
+                input=json.dumps(conf).encode(),
+                env=environment,
+                capture_output=True,
+                timeout=60,
+                check=False,
+            ),
+        )
+        return Answer(
+            done.returncode,
+            json.loads(done.stdout) if done.stdout else {},
+            done.stderr.decode(errors="replace"),
+        )
+
+    def inside(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of a coroutine that runs in the node's namespace, in this process."""
+        return run_in(self.netns, lambda _: asyncio.run(work()))
+
+
+def netns_path(netns: Netns) -> str:
+    """A path by which another process opens an anonymous namespace of this one."""
+    return f"/proc/{os.getpid()}/fd/{netns.fd}"
+
+
+def pod_args(name: str, namespace: str = "default", uid: str = "") -> str:
+    """CNI_ARGS as containerd writes them."""
+    pairs = {
+        "K8S_POD_UID": uid or f"uid-of-{name}",
+        "IgnoreUnknown": "1",
+        "K8S_POD_NAME": name,
+        "K8S_POD_NAMESPACE": namespace,
+    }
+    return ";".join(f"{key}={value}" for key, value in pairs.items())
+
+
+@contextmanager
+def pods(count: int) -> Iterator[Sequence[Netns]]:
+    """Namespaces as a runtime makes them for sandboxes."""
+    made = [anonymous_netns() for _ in range(count)]
+    try:
+        yield made
+    finally:
+        for netns in made:
+            netns.close()
