@@ -84,7 +84,6 @@ def begin(
         netns=invocation.netns,
         pod=pod_of(invocation),
         claim=claim if own else None,
-        allocation=old.allocation if old and own else None,
     )
 
 
@@ -188,9 +187,18 @@ async def _foreign(
     async def drop_record() -> None:
         await forget(host, record.key)
 
-    async def give_back() -> None:
-        await delegate.run(invocation, conf.ipam.type, "DEL", host.environ)
+    taken = reused
 
+    async def give_back() -> None:
+        try:
+            await delegate.run(invocation, conf.ipam.type, "DEL", host.environ)
+        except CniError:
+            # After an ADD of its own that failed there is most likely nothing to give back.
+            if taken:
+                raise
+
+    if conf.ipam.type:
+        delegate.find(invocation.path, conf.ipam.type)
     undo.push("record", drop_record)
     await save(host, record)
     host.step("record")
@@ -200,6 +208,7 @@ async def _foreign(
     if reused:
         await give_back()
     addresses = await delegate.add(invocation, conf.ipam.type, host.environ)
+    taken = True
     host.step("slot")
     return addresses
 

@@ -42,6 +42,11 @@ async def acquire(
     Raises the server's `Problem`; `CniError` 110 where its answer cannot be right. A claim that was
     released meanwhile is replaced by a new one, once.
     """
+    # The answer may bring another generation than the one that was known, and may be lost: until it
+    # is here only the claim says what is ours.
+    if record.allocation is not None:
+        record.allocation = None
+        await save(host, record)
     try:
         allocation = await _allocate(host, record, asked, default, removed)
     except Problem as problem:

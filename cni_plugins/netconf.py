@@ -162,6 +162,6 @@ def _converted(value: Any, kind: type[S], msg: str) -> S:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        why, _, where = str(error).partition(" - at `$")
+        why, _, where = names.in_words(str(error)).partition(" - at `$")
         place = where.rstrip("`").lstrip(".")
         raise CniError(INVALID_CONFIG, msg, f"{place}: {why}" if place else why) from None

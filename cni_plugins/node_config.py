@@ -133,7 +133,7 @@ def _fault(value: Any, kind: Any, place: str) -> list[str]:
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        why, _, where = str(error).partition(" - at `$")
+        why, _, where = names.in_words(str(error)).partition(" - at `$")
         inner = where.rstrip("`")
         path = f"{place}{inner}" if place else inner.lstrip(".")
         return [f"{path}: {why}" if path else why]

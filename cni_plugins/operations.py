@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -46,11 +46,6 @@ def serve(
     logs.setup(node.log_level)
 
     async def whole() -> int:
-        task = asyncio.current_task()
-        assert task is not None
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, task.cancel)
         async with Client(node.server.endpoints, node.server.timeout) as client:
             host = Host(
                 cluster=node.cluster,
@@ -60,7 +55,7 @@ def serve(
                 wiring=HostWiring(),
                 environ=dict(environ),
             )
-            output = await operate(plugin, host, invocation)
+            output = await _interruptible(operate(plugin, host, invocation))
             status = answer(output) if output else 0
             if conf.ipam.type == OWN_IPAM and invocation.command in ("ADD", "DEL", "GC"):
                 await _replay(host)
@@ -87,6 +82,26 @@ def serve(
             exc_info=None if isinstance(error, CniError) or failure.code < 121 else error,
         )
         raise failure from None
+
+
+async def _interruptible(work: Coroutine[None, None, bytes]) -> bytes:
+    """The result of the work, which SIGTERM and SIGINT cancel. A cancellation that comes when the
+    last step is done comes too late: the result counts, and later signals are not heeded."""
+    done: list[bytes] = []
+
+    async def kept() -> None:
+        done.append(await work)
+
+    task = asyncio.ensure_future(kept())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not done:
+            raise
+    return done[0]
 
 
 async def operate(plugin: Plugin, host: Host, invocation: Invocation) -> bytes:

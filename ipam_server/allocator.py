@@ -172,7 +172,7 @@ def _fixed(state: ClusterState, request: AllocateRequest, wish: Wish, now: int) 
             return _over(state, request, slot, held, pool, families)
         raise Problem(
             "address-taken",
-            f"{address} is {_whose(held)}",
+            f"{address} is {whose(held)}",
             do="delete that pod first or ask for another address",
         )
     released = state.released(slot)
@@ -392,7 +392,8 @@ def _exhausted(state: ClusterState, pool: PoolState, now: int) -> Problem:
     )
 
 
-def _whose(held: Held) -> str:
+def whose(held: Held) -> str:
+    """Who holds a slot, in words."""
     holder = held.holder
     if holder.reserved:
         return f"reserved ({holder.note})" if holder.note else "reserved"

@@ -19,9 +19,9 @@ encode = msgspec.json.encode
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One nested transaction. It landed if afterwards the key `probe` has the value `expected` (None:
-    if the key is gone). `slots` are kept from other choices until it is decided. `shared`: it compares
-    keys that other clusters' leaders write, so that a conflict says nothing of this cluster's state.
+    """One nested transaction. It landed if afterwards the key `probe` has the value `expected`
+    (None: if the key is gone). `slots` are kept from other choices until it is decided. `shared`:
+    it compares keys that other clusters' leaders write, so a conflict says nothing of this state.
     """
 
     compares: tuple[Compare, ...]

@@ -20,10 +20,7 @@ from netspace.problems import Problem
 from statestore import (
     DEFAULT_MAX_OPERATIONS,
     Compare,
-    Delete,
     Event,
-    Get,
-    KeyValue,
     OutcomeUnknown,
     OutOfSpace,
     Put,
@@ -64,8 +61,8 @@ class Committer:
     """The queue of changes of one term of leading, and the task that commits them.
 
     `applied(revision, events)` is called with what was committed before the futures of the changes
-    are set; `finished(change)` when a change is decided, one way or the other. `extra()` gives a put
-    that goes along with every outer transaction, or None.
+    are set; `finished(change)` when a change is decided, one way or the other. `extra()` gives a
+    put that goes along with every outer transaction, or None.
     """
 
     def __init__(

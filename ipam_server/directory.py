@@ -112,15 +112,8 @@ class Directory:
 
     async def delete_cluster(self, name: str) -> None:
         """Refused while the cluster has networks."""
-        service = self.cluster(name)
-        networks = service.term.state.networks
-        if networks:
-            shown = ", ".join(sorted(networks)[:5])
-            raise Problem("in-use", f"cluster {name} has networks: {shown}", do="delete them first")
-        await self._write((), Delete(keys.catalogue(name)))
+        await self.cluster(name).dissolve()
         await self._stop(name)
-        with self._told():
-            await self._store.delete_prefix(service.term.state.keys.prefix)
 
     # Fabrics
 

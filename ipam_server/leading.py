@@ -39,6 +39,7 @@ class Leading:
         self._limits = limits
         self._term: Term | None = None
         self._leading = asyncio.Event()
+        self.dissolved = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._election = Leadership(store, Keys(name).leader, server.encode(), ttl)
 
@@ -98,7 +99,7 @@ class Leading:
 
     def _lead(self) -> Term:
         term = self.term
-        if not self.leading or term.over:
+        if self.dissolved or not self.leading or term.over:
             raise not_leader()
         return term
 

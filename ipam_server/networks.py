@@ -105,7 +105,7 @@ def check_delete(name: str, network: NetworkState, pools: list[PoolState]) -> No
 
 
 def joined(fabric: FabricRecord, cluster: str, name: str, record: NetworkRecord) -> FabricRecord:
-    """The fabric with the network in it, as new or in place of its earlier self; refuses overlap."""
+    """The fabric with the network in it, in place of its earlier self if any; refuses overlap."""
     slots = slot_map(record)
     member = FabricMemberRecord(
         cluster=cluster,

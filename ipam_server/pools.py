@@ -128,7 +128,7 @@ def check_delete(state: ClusterState, pool: PoolState) -> None:
         raise Problem(
             "in-use",
             f"{pool.used} addresses of pool {pool.name} are in use",
-            do=f"see them with netspacectl address list --pool {pool.name}, delete their pods first",
+            do=f"delete their pods first; netspacectl address list --pool {pool.name} shows them",
         )
 
 
@@ -200,7 +200,7 @@ def _check_within(child: str, inner: list[str], parent: str, outer: list[str]) -
 def _free(
     state: ClusterState, network: NetworkState, name: str, parent: PoolState | None
 ) -> Ranges:
-    """What can be carved: from a parent only what nobody holds, since no holder changes its pool."""
+    """What can be carved: of a parent only what nobody holds, since no holder changes its pool."""
     if parent is None:
         return total_free(state, name)
     held = Ranges((index, index) for index in network.touched(parent.own) if index in network.held)
@@ -215,8 +215,8 @@ def _pick(
     source: str,
     beside: Ranges | None = None,
 ) -> Ranges:
-    """The ranges named, or the lowest block of the size wanted: next to what the pool has if that is
-    free, else in one piece, else in several. Addresses that somebody holds are not picked by size."""
+    """The ranges named, or the lowest block of the size wanted: next to what the pool has if that
+    is free, else in one piece, else in several. By size nothing is picked that somebody holds."""
     if spans and size is None:
         wanted = _spans(network, spans)
         missing = wanted - free

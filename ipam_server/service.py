@@ -15,7 +15,9 @@ from ipam_server import networks as network_rules
 from ipam_server import pools as pool_rules
 from ipam_server import views
 from ipam_server.allocations import Allocations
+from ipam_server.allocator import whose
 from ipam_server.changes import Change
+from ipam_server.keys import catalogue
 from ipam_server.keys import fabric as fabric_key
 from ipam_server.records import FabricRecord, Holder, NodeRecord
 from ipam_server.state import PoolState
@@ -24,6 +26,9 @@ from ipam_server.views import AddressFilter
 from netspace import messages as m
 from netspace.problems import Problem
 from statestore import Compare, Delete, KeyValue, Put, StoreError
+
+CHUNK, ROOM = 100, 4
+"""How many keys one transaction deletes at most, and how many operations it has besides."""
 
 encode = msgspec.json.encode
 
@@ -77,10 +82,7 @@ class ClusterService(Allocations):
             pools = [p for p in term.state.pools.values() if p.record.network == name]
             network_rules.check_delete(name, known, pools)
             keys = term.state.keys
-            indices = sorted(known.released)
-            for at in range(0, len(indices), 100):
-                gone = tuple(Delete(keys.released((name, i))) for i in indices[at : at + 100])
-                await self._commit(term, Change((), gone, gone[0].key, None))
+            await self._delete(term, [keys.released((name, i)) for i in sorted(known.released)])
             fabric, stored = await self._fabric(known.record.fabric)
             fabric = network_rules.left(fabric, self.name, name)
             key = keys.network(name)
@@ -117,7 +119,33 @@ class ClusterService(Allocations):
         compares = (*compares, Compare.modified_at(key, stored.mod_revision if stored else 0))
         return Change(compares, (put, Put(key, encode(fabric))), put.key, put.value, shared=True)
 
-    # Pools
+    async def dissolve(self) -> None:
+        """Deletes all that is stored of a cluster without networks, its place in the catalogue
+        last; from then on nothing more is written here."""
+
+        async def delete(term: Term) -> Change:
+            if term.state.networks:
+                shown = ", ".join(sorted(term.state.networks)[:5])
+                raise Problem(
+                    "in-use",
+                    f"cluster {self.name} has networks: {shown}",
+                    do="delete them first",
+                )
+            keys = term.state.keys
+            stored = [keys.clock, *term.state.strays, *map(keys.node, term.state.nodes)]
+            await self._delete(term, stored)
+            entry = catalogue(self.name)
+            return Change((), (Delete(entry),), entry, None)
+
+        await self._reshape(delete)
+        self.dissolved = True
+
+    async def _delete(self, term: Term, keys: list[bytes]) -> None:
+        """Deletes keys a few at a time: one very large delete keeps etcd slow for minutes."""
+        chunk = min(CHUNK, self._limits.max_operations - ROOM)
+        for at in range(0, len(keys), chunk):
+            gone = tuple(map(Delete, keys[at : at + chunk]))
+            await self._commit(term, Change((), gone, gone[0].key, None))
 
     async def pools(self) -> list[m.Pool]:
         term = self.term
@@ -204,8 +232,7 @@ class ClusterService(Allocations):
                 )
             held = term.state.held(slot)
             if held is not None:
-                by = held.holder.pod or held.holder.note or "a reservation"
-                raise Problem("address-taken", f"{request.address} is held by {by}")
+                raise Problem("address-taken", f"{request.address} is {whose(held)}")
             put = Put(term.state.keys.slot(slot), encode(Holder(note=request.note)))
             gone = Delete(term.state.keys.released(slot))
             released = term.state.released(slot)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lab import kernel, lint, packages, probe, programs, setup, standing, testing
+from lab import kernel, lint, packages, probe, processes, programs, setup, standing, testing
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
     if command is None:
         return _refuse(f"no command {name!r}; there are {', '.join(COMMANDS)}")
     # So that what was started is ended and what was made is removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    processes.end_on_signals()
     os.chdir(programs.CLONE)
     try:
         return command.run(arguments)

@@ -28,7 +28,7 @@ LINUX_REBOOT_CMD_POWER_OFF = 0x4321FEDC
 RNDADDENTROPY = 0x40085203
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 # What the console carries before and after the command's own output.
-BEGIN, END = b"\x1e<lab\n", b"\x1elab>\n"
+BEGIN, END = b"\x1e<lab>\x1e", b"\x1e</lab>\x1e"
 FRESH = ("/run", "/tmp", "/var/tmp", "/var/lib", "/var/log")
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -105,6 +105,9 @@ def run(spec: dict[str, Any]) -> int:
         try:
             os.setsid()
             if spec["interactive"]:
+                terminal = os.open("/dev/tty0", os.O_RDWR)
+                for descriptor in (0, 1, 2):
+                    os.dup2(terminal, descriptor)
                 fcntl.ioctl(0, termios.TIOCSCTTY, 1)
             else:
                 os.dup2(os.open("/dev/null", os.O_RDONLY), 0)

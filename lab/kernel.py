@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import json
-import mmap
 import os
 import secrets
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -29,16 +26,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lab import inside, programs, setup
+from lab import inside, memory, processes, programs, setup
 
 RUNS = programs.STATE / "run"
 _MODPROBE = programs.STATE / "modprobe"
 _MODULES = programs.STATE / "modules"
 _PARAMETER = "netspace_lab="
-MEBIBYTE = 1 << 20
-# The whole test suite with etcd, hypothesis and 64 executables at once stays below 1 GiB.
-_MEMORY_LEAST, _MEMORY_MOST = 768 * MEBIBYTE, 2048 * MEBIBYTE
-_PR_SET_PDEATHSIG = 1
 
 
 class LabKernelError(RuntimeError):
@@ -105,11 +98,11 @@ def run(
         (folder / "spec.json").write_text(json.dumps(asdict(spec)))
         uml: subprocess.Popen[bytes] | None = None
         try:
-            with _undisturbed():
+            with processes.undisturbed():
                 uml = _start(folder, interactive)
             boot = _relay(uml, deliver, timeout)
         finally:
-            with _undisturbed():
+            with processes.undisturbed():
                 _end_session(uml)
         status = folder / "status"
         if not status.exists():
@@ -129,7 +122,7 @@ def end_stale_runs() -> None:
         names = [part.removeprefix(mark) for part in arguments if part.startswith(mark)]
         return bool(names) and not _owned(RUNS / names[0])
 
-    _kill_all(stale)
+    processes.kill_all(stale)
     for folder in RUNS.glob("*"):
         # One without an owner's name is just being made.
         if (folder / "owner").exists() and not _owned(folder):
@@ -141,33 +134,7 @@ def _owned(folder: Path) -> bool:
         owner = (folder / "owner").read_text()
     except OSError:
         return False
-    return bool(owner) and owner == identity(int(owner.split()[0]))
-
-
-def _kill_all(chosen: Callable[[int], bool]) -> None:
-    """Kill the processes that `chosen` says, until there are none: they may be forking."""
-    found = True
-    while found:
-        found = False
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                pid = int(process.name)
-                if identity(pid) and chosen(pid):
-                    os.kill(pid, signal.SIGKILL)
-                    found = True
-        if found:
-            time.sleep(0.01)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back: both may come, and the second must not stop a cleanup."""
-    signals = {signal.SIGINT, signal.SIGTERM}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return bool(owner) and owner == processes.identity(int(owner.split()[0]))
 
 
 @contextlib.contextmanager
@@ -175,10 +142,10 @@ def _run_folder() -> Iterator[Path]:
     RUNS.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=RUNS))
     try:
-        (folder / "owner").write_text(identity(os.getpid()))
+        (folder / "owner").write_text(processes.identity(os.getpid()))
         yield folder
     finally:
-        with _undisturbed():
+        with processes.undisturbed():
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -193,20 +160,6 @@ def _terminal_kept() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(0, termios.TCSADRAIN, attributes)
-
-
-def identity(pid: int) -> str:
-    """Return pid and start time, which together name a process for good; empty if it ended."""
-    try:
-        state, *rest = _stat(pid)
-    except OSError:
-        return ""
-    return "" if state == "Z" else f"{pid} {rest[18]}"
-
-
-def _stat(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat from the third on. Raises OSError."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
@@ -243,11 +196,14 @@ def _write_modprobe() -> None:
 
 
 def _start(folder: Path, interactive: bool) -> subprocess.Popen[bytes]:
-    memory, place = _memory()
+    try:
+        size, place = memory.choose()
+    except memory.NoRoom as error:
+        raise LabKernelError(str(error)) from error
     python = str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
     command = [
         str(programs.find("linux.uml")),
-        f"mem={memory // MEBIBYTE}M",
+        f"mem={size // memory.MEBIBYTE}M",
         "quiet",
         "rootfstype=hostfs",
         "rootflags=/",
@@ -280,50 +236,8 @@ def _start(folder: Path, interactive: bool) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C reaches this process alone, which ends
         # the session with all of the kernel's processes.
         start_new_session=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=processes.die_with_parent,
     )
-
-
-_libc = ctypes.CDLL(None)
-
-
-def _die_with_parent() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _memory() -> tuple[int, Path]:
-    """Return the kernel's memory in bytes and the folder for the file that backs it.
-
-    Raises LabKernelError if there is room nowhere.
-    """
-    available = next(
-        int(line.split()[1]) * 1024
-        for line in Path("/proc/meminfo").read_text().splitlines()
-        if line.startswith("MemAvailable:")
-    )
-    memory = max(_MEMORY_LEAST, min(_MEMORY_MOST, available // 2 // MEBIBYTE * MEBIBYTE))
-    places = [Path("/dev/shm"), Path(tempfile.gettempdir()), programs.STATE]
-    for place in places:
-        if _can_back_memory(place, memory):
-            return memory, place
-    raise LabKernelError(
-        f"the lab kernel needs {memory // MEBIBYTE} MiB in a folder that is writable and not "
-        f"mounted noexec; none of {', '.join(map(str, places))} is. Set TMPDIR to one that is."
-    )
-
-
-def _can_back_memory(place: Path, memory: int) -> bool:
-    """Say whether a file in `place` can be mapped to execute, and there is room for it."""
-    try:
-        if shutil.disk_usage(place).free < memory:
-            return False
-        with tempfile.TemporaryFile(dir=place) as file:
-            file.truncate(mmap.PAGESIZE)
-            mmap.mmap(file.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_EXEC).close()
-    except OSError:
-        return False
-    return True
 
 
 def _relay(
@@ -380,7 +294,7 @@ def _end_session(uml: subprocess.Popen[bytes] | None) -> None:
     """End every process of the kernel: one per address space inside, and its helpers."""
     if uml is None:
         return
-    _kill_all(lambda pid: int(_stat(pid)[3]) == uml.pid)
+    processes.kill_all(lambda pid: int(processes.stat(pid)[3]) == uml.pid)
     uml.wait()
     if uml.stdout is not None:
         uml.stdout.close()
@@ -399,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    processes.end_on_signals()
     try:
         return run(
             options.command,

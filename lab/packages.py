@@ -118,7 +118,7 @@ def unpack(names: Sequence[str], say: Callable[[str], None]) -> None:
         )
     say(f"Unpacking into the clone, nothing is installed: {', '.join(names)}")
     _configure_apt()
-    if not any((_APT / "lists").glob("*_Packages*")):
+    if not _have_lists():
         _update(say)
     try:
         simulation = _apt("-s", "install", *names)
@@ -193,8 +193,18 @@ def _configure_apt() -> None:
 
 
 def _update(say: Callable[[str], None]) -> None:
+    """Fetch the lists; one source among several that does not answer is no error."""
     say("Fetching the package lists (into the clone) ...")
     _apt("update")
+    if not _have_lists():
+        raise SetupError(
+            "apt-get update fetched no package list. "
+            "Is the network, or the mirror named in /etc/apt, reachable?"
+        )
+
+
+def _have_lists() -> bool:
+    return any((_APT / "lists").glob("*_Packages*"))
 
 
 def _apt(*arguments: str, cwd: Path | None = None) -> str:

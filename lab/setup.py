@@ -141,9 +141,11 @@ def _checked(command: Sequence[str]) -> None:
         errors="replace",
     )
     if done.returncode:
-        last = "\n".join(done.stdout.strip().splitlines()[-15:])
+        said = done.stdout.strip().splitlines()
+        errors = [line for line in said if line.startswith("ERROR")] or said[-15:]
         raise SetupError(
-            f"{last}\n{' '.join(command)} failed. Is the package index that pip uses reachable?"
+            "\n".join([f"{' '.join(command)} failed:", *errors])
+            + "\nIs the package index that pip uses reachable?"
         )
 
 

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from lab import kernel, programs
+from lab import kernel, processes, programs
 
 FOLDER = programs.STATE / "standing"
 _LOOK = 0.05  # seconds between two looks into the folder
@@ -41,7 +41,7 @@ def _alive() -> bool:
         holder = (FOLDER / "holder").read_text()
     except OSError:
         return False
-    return holder == kernel.identity(int(holder.split()[0]))
+    return holder == processes.identity(int(holder.split()[0]))
 
 
 def start(command: Sequence[str]) -> int:
@@ -69,7 +69,7 @@ def start(command: Sequence[str]) -> int:
         ],
         setsid=True,
     )
-    (FOLDER / "holder").write_text(kernel.identity(holder))
+    (FOLDER / "holder").write_text(processes.identity(holder))
     try:
         return _follow("demo")
     except BaseException:
@@ -105,9 +105,9 @@ def _end(*signals: int | None) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(holder, number)
         deadline = time.monotonic() + 10
-        while kernel.identity(holder) and time.monotonic() < deadline:
+        while processes.identity(holder) and time.monotonic() < deadline:
             time.sleep(_LOOK)
-        if not kernel.identity(holder):
+        if not processes.identity(holder):
             break
     kernel.end_stale_runs()
     shutil.rmtree(FOLDER, ignore_errors=True)
@@ -170,7 +170,7 @@ def _answer(name: str, command: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    processes.end_on_signals()
     role, *rest = arguments
     if role == "hold":
         return _hold(rest)

@@ -17,6 +17,7 @@ import msgspec
 from aiohttp import web
 
 from netspace.http_server import SERVER, Handler, Limits, Observe, shell
+from netspace.names import in_words
 from netspace.problems import Problem, invalid
 
 JSON: Final = "application/json"
@@ -154,7 +155,7 @@ def _parameter(name: str, text: str, kind: Any) -> Any:
     try:
         return msgspec.convert(text, kind)
     except msgspec.ValidationError as error:
-        raise invalid(f"{name} {text[:80]!r} in the path", error) from None
+        raise invalid(f"{name} {text[:80]!r} in the path", in_words(str(error))) from None
 
 
 def _query(text: str, kind: type[msgspec.Struct] | None) -> Any:
@@ -177,7 +178,7 @@ def _query(text: str, kind: type[msgspec.Struct] | None) -> Any:
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise invalid("query", error) from None
+        raise invalid("query", in_words(str(error))) from None
 
 
 async def _body(request: web.Request, limits: Limits) -> bytes:
@@ -201,11 +202,9 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
         value = decoder.decode(body)
         _UNIQUE.decode(body.decode())
     except msgspec.ValidationError as error:
-        raise invalid("body", error) from None
+        raise invalid("body", in_words(str(error))) from None
     except UnicodeDecodeError:
         raise Problem("bad-request", "the body is not UTF-8") from None
-    except RecursionError:
-        raise Problem("bad-request", "the body is nested too deeply") from None
     except ValueError as error:
         why = error if body else "it is empty"
         raise Problem("bad-request", f"the body is not JSON: {why}") from None

@@ -18,7 +18,7 @@ from netspace.slots import Family, Mapping
 Name = Annotated[str, Meta(pattern=names.NAME)]
 NodeName = Annotated[str, Meta(pattern=names.NODE)]
 Namespace = Annotated[str, Meta(pattern=names.NAMESPACE)]
-Natural = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,38})" + names.END)]
+Natural = Annotated[str, Meta(pattern=names.NATURAL)]
 """A size or a slot index, 0 to 2^128, as a decimal string."""
 Address = Annotated[str, Meta(min_length=2, max_length=45)]
 Span = Annotated[str, Meta(min_length=2, max_length=91)]
@@ -332,7 +332,7 @@ class OperatorRelease(Request):
 # Nodes and the server itself
 
 
-class LinkReport(msgspec.Struct, kw_only=True):
+class LinkReport(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A logical card of a node: a bond, a VLAN on it. Addresses with prefix length."""
 
     name: str

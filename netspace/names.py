@@ -41,6 +41,9 @@ CLAIM = r"^[0-9a-f]{32}" + END
 CNI_NETWORK = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}" + END
 """The `name` of a CNI network configuration (CNI specification, section 1)."""
 
+NATURAL = r"^(0|[1-9][0-9]{0,38})" + END
+"""A number from 0 to 2^128 in decimal, as JSON text."""
+
 _COMPILED = {
     pattern: re.compile(pattern)
     for pattern in (NAME, NODE, NAMESPACE, POD, UID, CONTAINER, IFNAME, LINK, CLAIM, CNI_NETWORK)
@@ -60,3 +63,26 @@ def matches(pattern: str, text: str) -> bool:
 def is_ifname(text: str) -> bool:
     """Whether the text can name a pod's interface: the form of `IFNAME` and at most 15 bytes."""
     return matches(IFNAME, text) and len(text.encode()) <= 15
+
+
+_IN_WORDS = {
+    NAME: "a name of lower-case letters, digits, '-' and '.', at most 63",
+    NODE: "a node's name of lower-case letters, digits, '-' and '.', at most 253",
+    NAMESPACE: "a namespace of lower-case letters, digits and '-', at most 63",
+    POD: "a pod's name of letters, digits, '-', '_' and '.', at most 253",
+    UID: "a UID of letters, digits, '-', '_' and '.', at most 128",
+    CONTAINER: "a container id of letters, digits, '-', '_' and '.', at most 128",
+    IFNAME: "an interface's name of at most 15 characters without '/', ':' and spaces, not lo",
+    LINK: "a link's name of at most 15 letters, digits and _.@+-",
+    CLAIM: "32 hexadecimal digits in lower case",
+    NATURAL: "a decimal number as text, at most 39 digits",
+    CNI_NETWORK: "a network's name of letters, digits, '-', '_' and '.', at most 128",
+}
+
+
+def in_words(message: str) -> str:
+    """msgspec's message with the rule in words where it shows one of our regular expressions."""
+    for pattern, words in _IN_WORDS.items():
+        for shown in (pattern, either(pattern, ""), either(pattern, r"\*")):
+            message = message.replace(f"`str` matching regex {shown!r}", words)
+    return message

@@ -1,4 +1,4 @@
-"""A node for tests, whole: network namespaces, configuration, and plugins run as a runtime runs them.
+"""A node for tests, whole: namespaces, configuration, and plugins run as a runtime runs them.
 
 The IPAM server and its etcd are processes of their own; a node reaches the server by its Unix
 socket, which every namespace sees. Nothing touches the machine's own network namespace.
@@ -6,6 +6,7 @@ socket, which every namespace sees. Nothing touches the machine's own network na
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -13,13 +14,15 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import asyncio
-
-from hostnet import Netns, anonymous_netns, run_in
+from cni_plugins.attachment import Host
+from cni_plugins.protocol import Invocation, parse
+from cni_plugins.records import Records
+from cni_plugins.wiring import HostWiring
+from hostnet import Kernel, Netns, Observer, anonymous_netns, list_links, run_in
 from ipam_server.client import Client
 from lab import programs
 from lab.etcd import Etcd
@@ -141,7 +144,6 @@ class Node:
     cluster: str
     server_url: str
     name: str = "node-1"
-    conf: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -202,7 +204,79 @@ class Node:
         environ: Mapping[str, str] | None = None,
     ) -> Answer:
         """Runs the plugin's executable in the node's namespace."""
-        environment = {
+        environment = self._environ(command, container, pod, args, ifname) | dict(environ or {})
+        process = self.start(environment, plugin)
+        output, log = process.communicate(json.dumps(conf).encode(), timeout=60)
+        return answer_of(process.returncode, output, log)
+
+    def start(
+        self, environment: Mapping[str, str], plugin: str | Path = "netspace"
+    ) -> subprocess.Popen[bytes]:
+        """Starts the plugin's executable in the node's namespace and leaves its input open."""
+        program = plugin if isinstance(plugin, Path) else self.folder / "bin" / plugin
+        return run_in(
+            self.netns,
+            lambda _: subprocess.Popen(
+                [str(program)],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            ),
+        )
+
+    def invocation(
+        self,
+        command: str,
+        container: str,
+        pod: Netns | None,
+        conf: Mapping[str, Any],
+        *,
+        args: str = "",
+        ifname: str = "eth0",
+    ) -> Invocation:
+        """The same call for a test that runs the operation in its own process."""
+        environ = self._environ(command, container, pod, args, ifname)
+        return parse(environ, json.dumps(conf).encode())
+
+    def inside(
+        self,
+        work: Callable[[Host], Coroutine[Any, Any, T]],
+        *,
+        observer: Observer | None = None,
+        step: Callable[[str], None] = lambda step: None,
+    ) -> T:
+        """The result of an operation in the node's namespace, in this process: `observer` is told
+        every change of the kernel, `step` every step of the operation."""
+
+        async def with_client() -> T:
+            async with Client([self.server_url]) as client:
+                return await work(
+                    Host(
+                        cluster=self.cluster,
+                        node=self.name,
+                        records=Records(self.state),
+                        client=client,
+                        wiring=HostWiring(Kernel(observer)),
+                        environ=self._environ("ADD", "", None, "", ""),
+                        step=step,
+                    )
+                )
+
+        return run_in(self.netns, lambda _: asyncio.run(with_client()))
+
+    def files(self) -> list[str]:
+        """What is left of attachments on disk."""
+        return sorted(
+            path.name
+            for folder in ("attachments", "locks")
+            for path in (self.state / folder).glob("*")
+        )
+
+    def _environ(
+        self, command: str, container: str, pod: Netns | None, args: str, ifname: str
+    ) -> dict[str, str]:
+        return {
             "PATH": os.defpath,
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": container,
@@ -210,31 +284,32 @@ class Node:
             "CNI_IFNAME": ifname,
             "CNI_ARGS": args,
             "CNI_PATH": self.cni_path,
-            **(environ or {}),
         }
-        program = plugin if isinstance(plugin, Path) else self.folder / "bin" / plugin
-        done = run_in(
-            self.netns,
-            lambda _: subprocess.run(
-                [str(program)],
-                input=json.dumps(conf).encode(),
-                env=environment,
-                capture_output=True,
-                timeout=60,
-                check=False,
-            ),
-        )
-        return Answer(
-            done.returncode,
-            json.loads(done.stdout) if done.stdout else {},
-            done.stderr.decode(errors="replace"),
-        )
-
-    def inside(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The result of a coroutine that runs in the node's namespace, in this process."""
-        return run_in(self.netns, lambda _: asyncio.run(work()))
 
 
+def answer_of(status: int, output: bytes, log: bytes) -> Answer:
+    """What a process said."""
+    said = json.loads(output) if output else {}
+    return Answer(status, said, log.decode(errors="replace"))
+
+
+def links(netns: Netns) -> list[str]:
+    """The names of a namespace's links but `lo`."""
+    return sorted(run_in(netns, lambda net: [x.name for x in list_links(net) if x.name != "lo"]))
+
+
+def used(server: IpamServer, cluster: str) -> int:
+    """How many addresses of the cluster are held; a server that has just started is waited for."""
+    deadline = time.monotonic() + _READY
+    while True:
+        try:
+            page = server.ask(lambda client: client.addresses(cluster, state="used"))
+        except Problem as problem:
+            if not problem.again or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return len(page.items)
 def netns_path(netns: Netns) -> str:
     """A path by which another process opens an anonymous namespace of this one."""
     return f"/proc/{os.getpid()}/fd/{netns.fd}"

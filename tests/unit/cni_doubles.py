@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from netspace.messages import (
     ReleaseRequest,
 )
 from netspace.problems import Problem
-from netspace.slots import SlotMap, parse_subnet
+from netspace.slots import SlotMap
 
 CONTAINER = "0123456789abcdef"
 NETNS = "/var/run/netns/pod"
@@ -136,8 +137,7 @@ class MemoryIpam:
 
     def _answer(self, slot: str, how: str) -> Allocation:
         network = self.network
-        subnets = [parse_subnet(s) if s else None for s in (network.ipv4, network.ipv6)]
-        mapping = SlotMap(*subnets, network.mapping)  # type: ignore[arg-type]
+        mapping = SlotMap(IPv4Network(str(network.ipv4)), IPv6Network(str(network.ipv6)))
         addresses = [mapping.ipv4_of(int(slot)), mapping.ipv6_of(int(slot))]
         return Allocation(
             cluster="c1",

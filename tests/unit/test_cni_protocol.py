@@ -260,7 +260,8 @@ def test_gc_tells_an_absent_list_from_an_empty_one() -> None:
     assert valid_attachments({}) is None
     assert valid_attachments({"cni.dev/valid-attachments": []}) == frozenset()
     listed = [{"containerID": "a", "ifname": "eth0"}]
-    assert valid_attachments({"cni.dev/valid-attachments": listed}) == {("a", "eth0")}
+    pairs = frozenset({("a", "eth0")})
+    assert valid_attachments({"cni.dev/valid-attachments": listed}) == pairs
 
 
 @pytest.mark.parametrize("listed", [{}, "x", [1], [{"containerID": "a"}], [{"ifname": "a"}]])

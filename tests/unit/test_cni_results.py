@@ -317,7 +317,12 @@ def test_keys_of_the_reference_plugin_keep_their_names() -> None:
             "unheard-of": {"a": 1},
         }
     )
-    assert (conf.master, conf.mode, conf.mtu, conf.link_in_container) == ("eth1", "vepa", 1400, True)
+    assert (conf.master, conf.mode, conf.mtu, conf.link_in_container) == (
+        "eth1",
+        "vepa",
+        1400,
+        True,
+    )
 
 
 def with_annotations(**annotations: str) -> dict[str, Any]:

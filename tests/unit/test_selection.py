@@ -81,7 +81,9 @@ def test_a_value_of_the_wrong_type_is_refused(key: str, value: object) -> None:
 @given(
     st.dictionaries(
         st.one_of(
-            st.sampled_from([PREFIX + key for key in ("netspace", "application", "ip", "families")]),
+            st.sampled_from(
+                [PREFIX + key for key in ("netspace", "application", "ip", "families")]
+            ),
             st.text().map(lambda text: PREFIX + text),
         ),
         st.one_of(st.text(), st.sampled_from(["10.0.0.5", "ipv4", "pool"])),

@@ -66,8 +66,11 @@ def test_a_command_that_takes_too_long_is_ended_with_its_kernel() -> None:
     assert set(kernel.RUNS.glob("*")) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_no_process_and_no_file(number: int) -> None:
+@pytest.mark.parametrize(
+    "numbers",
+    [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGTERM, signal.SIGINT]],
+)
+def test_an_interrupted_run_leaves_no_process_and_no_file(numbers: list[int]) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "lab.kernel", "sh", "-c", "sleep 500 & echo up; wait"],
         cwd=programs.CLONE,
@@ -81,7 +84,8 @@ def test_an_interrupted_run_leaves_no_process_and_no_file(number: int) -> None:
         if (folder / "owner").read_text().split()[0] == str(process.pid)
     )
     assert len(processes_of(mark)) > 1
-    process.send_signal(number)
+    for number in numbers:
+        process.send_signal(number)
     process.wait(20)
     process.stdout.close()
     assert processes_of(mark) == []

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import kernel, programs, standing
+from lab import kernel, processes, programs, standing
 
 pytestmark = pytest.mark.skipif(
     programs.lookup("linux.uml") is None or not (programs.STATE / "xstate.so").exists(),
@@ -56,7 +56,7 @@ def test_one_whose_holder_was_killed_does_not_stand(lab: None) -> None:
     holder = int((standing.FOLDER / "holder").read_text().split()[0])
     os.kill(holder, signal.SIGKILL)
     deadline = time.monotonic() + 5
-    while kernel.identity(holder) and time.monotonic() < deadline:
+    while processes.identity(holder) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not standing.stands()
     assert not standing.FOLDER.exists()

@@ -1,0 +1,80 @@
+"""Processes by name, by identity and by descent, and ending them however one is ended."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+def end_on_signals() -> None:
+    """Turn the first Ctrl-C or SIGTERM into an exception and ignore the rest.
+
+    Both come when somebody interrupts a program that passes it on; the second
+    must not stop the cleanup that the first began.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        for other in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(other, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+
+
+def identity(pid: int) -> str:
+    """Return pid and start time, which together name a process for good; empty if it ended."""
+    try:
+        state, *rest = stat(pid)
+    except OSError:
+        return ""
+    return "" if state == "Z" else f"{pid} {rest[18]}"
+
+
+def stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the third on. Raises OSError."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def kill_all(chosen: Callable[[int], bool]) -> None:
+    """Kill the processes that `chosen` says, until there are none: they may be forking."""
+    found = True
+    while found:
+        found = False
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                pid = int(process.name)
+                if identity(pid) and chosen(pid):
+                    os.kill(pid, signal.SIGKILL)
+                    found = True
+        if found:
+            time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back while something is made or removed as a whole."""
+    signals = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def die_with_parent() -> None:
+    """Be run in a new process before it becomes its program: it ends when its starter does."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

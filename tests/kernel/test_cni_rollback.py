@@ -1,0 +1,82 @@
+"""Nothing is left of an ADD that fails after any single change of the kernel or step of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cni_plugins import add
+from cni_plugins.results import Result
+from hostnet import Netns, Observer
+from netspace.messages import NewNetwork, NewPool
+from tests.nodes import IpamServer, Node, declare, ipam_server, links, pod_args, pods, used
+from tests.wires import InjectedError, fail_after, namespaces, wire
+
+CLUSTER = "cluster-1"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IpamServer]:
+    with ipam_server(tmp_path_factory.mktemp("server")) as running:
+        declare(
+            running,
+            CLUSTER,
+            NewNetwork(
+                name="net",
+                parent="up0",
+                ipv4="10.1.0.0/24",
+                ipv6="fd00:1::/64",
+                gateway4="10.1.0.1",
+                gateway6="fd00:1::1",
+            ),
+            NewPool(name="default", kind="default", network="net", size="8", cooldown=0),
+        )
+        yield running
+
+
+@pytest.fixture
+def node(server: IpamServer, tmp_path: Path) -> Iterator[Node]:
+    with namespaces(2) as (host, other):
+        wire(host, "up0", other, "far0")
+        yield Node(host, tmp_path, CLUSTER, server.url)
+
+
+def added(node: Node, pod: Netns, observer: Observer | None, step: Observer) -> Result:
+    call = node.invocation("ADD", "c1", pod, node.conflist(), args=pod_args("web-0"))
+    return node.inside(lambda host: add.add(host, call), observer=observer, step=step)
+
+
+def nothing(_: str) -> None:
+    pass
+
+
+def test_a_failure_after_every_single_change_of_the_kernel_leaves_nothing(
+    node: Node, server: IpamServer
+) -> None:
+    changes: list[str] = []
+    with pods(1) as (pod,):
+        added(node, pod, changes.append, nothing)
+    assert {"link add", "addr add", "route add", "sysctl write", "announce"} <= set(changes)
+    node.call("DEL", "c1", None, node.conflist())
+    for number in range(len(changes)):
+        with pods(1) as (pod,):
+            with pytest.raises(InjectedError):
+                added(node, pod, fail_after(number), nothing)
+            left = (links(pod), node.files(), used(server, CLUSTER))
+            assert left == ([], [], 0), f"after change {number}, {changes[number]}"
+            assert links(node.netns) == ["up0"]
+
+
+def test_a_failure_after_every_single_step_leaves_nothing(node: Node, server: IpamServer) -> None:
+    steps: list[str] = []
+    with pods(1) as (pod,):
+        added(node, pod, None, steps.append)
+    node.call("DEL", "c1", None, node.conflist())
+    for number, step in enumerate(steps):
+        with pods(1) as (pod,):
+            with pytest.raises(InjectedError):
+                added(node, pod, None, fail_after(number))
+            left = (links(pod), node.files(), used(server, CLUSTER))
+            assert left == ([], [], 0), f"after the step {step}"

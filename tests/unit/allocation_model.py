@@ -1,0 +1,248 @@
+"""What the rules of allocation say, written a second time: plain sets, lists and scans of them.
+
+Nothing here is quick, indexed or shared with the server, so that both are only wrong together where
+the rules themselves were misread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from netspace.messages import AllocateRequest, Selection
+
+Slot = tuple[str, int]
+Name = tuple[str, str, str]
+
+
+@dataclass
+class ModelNetwork:
+    """`usable`: the indices pools may be carved from. `families`: what its slots have."""
+
+    usable: set[int]
+    families: set[str]
+
+
+@dataclass
+class ModelPool:
+    kind: str
+    network: str
+    parent: str | None
+    indices: set[int]
+    namespaces: list[str]
+    cooldown: int
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """Who holds a slot; a reservation has no container."""
+
+    container: str
+    claim: str
+    node: str
+    name: Name | None
+    before: Name | None
+    families: tuple[str, ...]
+    pool: str
+    generation: int
+
+
+@dataclass(frozen=True)
+class Past:
+    """Who held a slot last, since when (revision, number) and at what time (ms)."""
+
+    name: Name | None
+    order: tuple[int, int]
+    at: int
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What must come of a request: one of `slots` in the way of `how`, or a problem's code."""
+
+    how: str
+    slots: tuple[Slot, ...] = ()
+    families: tuple[str, ...] = ()
+
+
+@dataclass
+class Model:
+    networks: dict[str, ModelNetwork] = field(default_factory=dict)
+    pools: dict[str, ModelPool] = field(default_factory=dict)
+    held: dict[Slot, Tenant] = field(default_factory=dict)
+    past: dict[Slot, Past] = field(default_factory=dict)
+    flying: set[Slot] = field(default_factory=set)
+
+    def own(self, name: str) -> set[int]:
+        """The indices of a pool that are in no pool nested in it."""
+        pool = self.pools[name]
+        nested = [each.indices for each in self.pools.values() if each.parent == name]
+        return (pool.indices & self.networks[pool.network].usable).difference(*nested)
+
+    def owner(self, slot: Slot) -> str | None:
+        owners = [
+            name
+            for name, pool in self.pools.items()
+            if pool.network == slot[0] and slot[1] in self.own(name)
+        ]
+        assert len(owners) <= 1
+        return owners[0] if owners else None
+
+    def slot_of(self, container: str) -> Slot | None:
+        slots = [slot for slot, tenant in self.held.items() if tenant.container == container]
+        assert len(slots) <= 1
+        return slots[0] if slots else None
+
+    def cooling(self, slot: Slot, now: int) -> bool:
+        owner = self.owner(slot)
+        past = self.past.get(slot)
+        return (
+            owner is not None
+            and past is not None
+            and past.at + self.pools[owner].cooldown > now
+        )
+
+    def free(self, name: str) -> list[Slot]:
+        """A pool's slots that nobody holds, is given or gives back, in the order of indices."""
+        network = self.pools[name].network
+        slots = [(network, index) for index in sorted(self.own(name))]
+        return [slot for slot in slots if slot not in self.held and slot not in self.flying]
+
+    # The order of choice
+
+    def expect(self, request: AllocateRequest, fixed: dict[str, Slot], now: int) -> Expected:
+        """What the rules give this request; `fixed` maps addresses to their slots."""
+        container = request.attachment.container
+        slot = self.slot_of(container)
+        if slot is not None:
+            tenant = self.held[slot]
+            if slot in self.flying:
+                return Expected("wait", (slot,))
+            if tenant.node != request.node:
+                return Expected("address-taken")
+            how = "repeat" if tenant.claim == request.claim else "repeated"
+            return Expected(how, (slot,), tenant.families)
+        pool, addresses, families = self._wish(request)
+        if pool is not None and pool not in self.pools:
+            return Expected(pool)
+        if addresses:
+            return self._fixed(request, pool, [fixed.get(each) for each in addresses], families, now)
+        assert pool is not None
+        return self._from_pool(request, pool, families, now)
+
+    def _wish(
+        self, request: AllocateRequest
+    ) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
+        """The pool (or a problem's code), the addresses and the families wished for."""
+        own, default = request.selection, request.default
+        families = own.families or default.families
+        chosen = own if _names(own) or own.ip else default
+        addresses = chosen.ip
+        if _names(chosen):
+            return self._named(request, chosen), addresses, families
+        if addresses:
+            return None, addresses, families
+        defaults = [name for name, pool in self.pools.items() if pool.kind == "default"]
+        return (defaults[0] if defaults else "pool-missing"), (), families
+
+    def _named(self, request: AllocateRequest, chosen: Selection) -> str:
+        name = chosen.application or chosen.netspace
+        assert name is not None
+        pool = self.pools.get(name)
+        if pool is None or (pool.kind == "application") != (chosen.application is not None):
+            return "pool-unknown"
+        return name if self._may(request, name) else "pool-forbidden"
+
+    def _may(self, request: AllocateRequest, name: str) -> bool:
+        pool = self.pools[name]
+        listed = {"*", request.pod.namespace} & set(pool.namespaces)
+        return pool.kind == "default" or bool(listed)
+
+    def _families(self, network: str, families: tuple[str, ...]) -> tuple[str, ...] | None:
+        """The families to keep (none: all there are), or None where one is missing."""
+        there = self.networks[network].families
+        if not set(families) <= there:
+            return None
+        return () if set(families) == there else families
+
+    def _fixed(
+        self,
+        request: AllocateRequest,
+        pool: str | None,
+        slots: list[Slot | None],
+        families: tuple[str, ...],
+        now: int,
+    ) -> Expected:
+        slot = slots[0]
+        if slot is None or set(slots) != {slot}:
+            return Expected("address-unusable")
+        owner = self.owner(slot)
+        if owner is None or (pool is not None and owner != pool):
+            return Expected("address-unusable")
+        if not self._may(request, owner):
+            return Expected("pool-forbidden")
+        kept = self._families(slot[0], families)
+        if kept is None:
+            return Expected("family-missing")
+        if slot in self.flying:
+            return Expected("wait", (slot,))
+        if slot in self.held:
+            if self._gone(slot, request):
+                return Expected("taken-over", (slot,), kept)
+            return Expected("address-taken")
+        past = self.past.get(slot)
+        name = _name(request)
+        if self.cooling(slot, now) and not (past and name and past.name == name):
+            return Expected("address-cooling")
+        return Expected("fixed", (slot,), kept)
+
+    def _gone(self, slot: Slot, request: AllocateRequest) -> bool:
+        tenant = self.held[slot]
+        return (
+            tenant.name is not None
+            and tenant.name == _name(request)
+            and tenant.node == request.node
+            and tenant.container in request.removed
+        )
+
+    def _from_pool(
+        self, request: AllocateRequest, pool: str, families: tuple[str, ...], now: int
+    ) -> Expected:
+        kept = self._families(self.pools[pool].network, families)
+        if kept is None:
+            return Expected("family-missing")
+        name = _name(request)
+        gone = [s for s in self.held if self.owner(s) == pool and self._gone(s, request)]
+        if gone:
+            # Which of several is left open; where one of them is under way, so is waiting for it.
+            still = tuple(slot for slot in gone if slot not in self.flying)
+            return Expected("taken-over", still, kept) if still else Expected("wait", tuple(gone))
+        free = self.free(pool)
+        ordered = sorted((s for s in free if s in self.past), key=lambda s: self.past[s].order)
+        mine = [slot for slot in ordered if name is not None and self.past[slot].name == name]
+        if mine:
+            return Expected("returned", (mine[-1],), kept)
+        ready = [slot for slot in ordered if not self.cooling(slot, now)]
+        seen = {past.name for past in self.past.values()}
+        for tenant in self.held.values():
+            seen |= {tenant.name, tenant.before}
+        if name is not None and name in seen and self.pools[pool].kind != "application" and ready:
+            return Expected("last-released", (ready[-1],), kept)
+        never = [slot for slot in free if slot not in self.past]
+        if never:
+            return Expected("never", (never[0],), kept)
+        if ready:
+            return Expected("longest-released", (ready[0],), kept)
+        if ordered:
+            return Expected("pool-cooling")
+        used = sum((self.pools[pool].network, index) in self.held for index in self.own(pool))
+        return Expected("busy" if len(self.own(pool)) > used else "pool-exhausted")
+
+
+def _names(selection: Selection) -> bool:
+    return selection.application is not None or selection.netspace is not None
+
+
+def _name(request: AllocateRequest) -> Name | None:
+    """What a named pod's slot sticks to."""
+    pod = request.pod
+    return (pod.namespace, pod.name, request.attachment.ifname) if pod.name else None
