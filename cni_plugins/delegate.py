@@ -1,8 +1,8 @@
 """Calling another IPAM plugin: found in CNI_PATH, the same environment, the whole configuration.
 
 Source: CNI specification, section 4 (Plugin Delegation). Nothing else of this process reaches the
-child: its descriptors are a pipe for each stream, and a loader's variables that a bundled program
-set for itself are taken out.
+child: its three streams are files in memory, and a loader's variables that a bundled program set
+for itself are taken out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from cni_plugins.protocol import (
     INVALID_CONFIG,
@@ -44,32 +44,37 @@ async def run(invocation: Invocation, ipam: str, command: str, environ: Mapping[
     """What the IPAM plugin wrote to its standard output. `CniError`: its own, or 7 where there is
     no such executable, 11 where it did not end in time, 5 where it failed without saying why."""
     executable = find(invocation.path, ipam)
-    process = await asyncio.create_subprocess_exec(
-        str(executable),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=child_environment(environ, command),
-        cwd="/",
-        limit=MAX_OUTPUT,
-    )
-    try:
-        async with asyncio.timeout(TIMEOUT):
-            output, logged = await process.communicate(invocation.stdin)
-    except TimeoutError:
-        raise CniError(
-            TRY_AGAIN, f"the IPAM plugin {ipam} did not end", f"{command} took over {TIMEOUT:.0f} s"
-        ) from None
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+    with _memory("stdin") as stdin, _memory("stdout") as stdout, _memory("stderr") as stderr:
+        stdin.write(invocation.stdin)
+        stdin.seek(0)
+        process = await asyncio.create_subprocess_exec(
+            str(executable),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=child_environment(environ, command),
+            cwd="/",
+        )
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                status = await process.wait()
+        except TimeoutError:
+            raise CniError(
+                TRY_AGAIN,
+                f"the IPAM plugin {ipam} did not end",
+                f"{command} took over {TIMEOUT:.0f} s",
+            ) from None
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        output, logged = _written(stdout), _written(stderr)
     if logged:
         text = logged[:2000].decode(errors="replace")
         logger.info("the IPAM plugin logged", extra={"ipam": ipam, "stderr": text})
-    if process.returncode:
-        raise failure(ipam, command, process.returncode, output)
+    if status:
+        raise _failure(ipam, command, status, output)
     return output
 
 
@@ -99,8 +104,18 @@ def child_environment(environ: Mapping[str, str], command: str) -> dict[str, str
     return child
 
 
-def failure(ipam: str, command: str, status: int, output: bytes) -> CniError:
-    """What an IPAM plugin that failed said of it."""
+def _memory(name: str) -> BinaryIO:
+    """A file in memory for one of the child's streams. With a pipe, whatever the child leaves
+    behind that keeps it open would delay us until it ends."""
+    return os.fdopen(os.memfd_create(name), "r+b", buffering=0)
+
+
+def _written(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read(MAX_OUTPUT)
+
+
+def _failure(ipam: str, command: str, status: int, output: bytes) -> CniError:
     said: dict[str, Any] = {}
     with contextlib.suppress(CniError):
         said = decode_object(output, "the error")

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import logging
 
-from cni_plugins.add import begin, lease, raise_if_left, refuse_other_network
 from cni_plugins.attachment import Host, key_of, load, log_fields, save
+from cni_plugins.attempt import begin, lease, refuse_other_network
 from cni_plugins.check import check_lease, required_prev_result
 from cni_plugins.netconf import OWN_IPAM, parse_netconf
 from cni_plugins.protocol import INVALID_CONFIG, CniError, Invocation
 from cni_plugins.results import Result
-from cni_plugins.steps import Undo
 
 logger = logging.getLogger(__name__)
 
@@ -31,16 +30,15 @@ async def add(host: Host, invocation: Invocation) -> Result:
     async with host.lock(key_of(invocation)):
         old = await load(host, key_of(invocation))
         refuse_other_network(old, invocation)
-        record = begin(host, invocation, conf, old, "netspace-ipam")
-        undo = Undo()
+        attempt = begin(host, invocation, conf, old, "netspace-ipam")
+        record = attempt.record
         try:
-            reused = old is not None
-            result = await lease(host, invocation, conf, record, undo, reused=reused)
+            result = await lease(attempt)
             record.result, record.state = result, "held"
             await save(host, record)
             host.step("held")
         except BaseException as error:
-            raise_if_left(error, await undo.run())
+            await attempt.taken_back(error)
             raise
     logger.info(
         "addresses are given",

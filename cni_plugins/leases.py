@@ -102,20 +102,6 @@ async def give_back_unrecorded(host: Host, key: Key) -> None:
     )
 
 
-async def withdraw(host: Host, record: Record, *, asked: bool) -> None:
-    """Undoes a record whose ADD failed: the slot is given back and the record goes; where the
-    server cannot be asked the record stays, with the release pending, and its `Problem` is raised.
-    """
-    if asked and record.claim is not None:
-        record.state = "releasing"
-        try:
-            await give_back(host, record)
-        except BaseException:
-            await save(host, record)
-            raise
-    await forget(host, record.key)
-
-
 def surely_not_done(error: BaseException) -> bool:
     """Whether an allocation that ended so has certainly taken no slot."""
     return isinstance(error, Problem) and not may_have_happened(error)

@@ -88,8 +88,8 @@ class Record(msgspec.Struct, kw_only=True):
 
     @property
     def pending(self) -> bool:
-        """Whether the server may hold a slot for it that is to be taken back."""
-        return self.state == "releasing" and self.claim is not None
+        """Whether an interface or a slot of it may be left that is to be taken back."""
+        return self.state == "releasing"
 
 
 class Records:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -89,20 +88,8 @@ def _writable(folder: Path) -> bool:
 
 
 def _forward(invocation: Invocation, ipam: str, environ: Mapping[str, str]) -> None:
+    import asyncio
+
     from cni_plugins import delegate
 
-    executable = delegate.find(invocation.path, ipam)
-    try:
-        done = subprocess.run(
-            [str(executable)],
-            input=invocation.stdin,
-            capture_output=True,
-            env=delegate.child_environment(environ, "STATUS"),
-            cwd="/",
-            timeout=delegate.TIMEOUT,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CniError(UNAVAILABLE, f"the IPAM plugin {ipam} gives no status", str(error)) from None
-    if done.returncode:
-        raise delegate.failure(ipam, "STATUS", done.returncode, done.stdout)
+    asyncio.run(delegate.run(invocation, ipam, "STATUS", environ))

@@ -64,6 +64,9 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
 class Wiring(Protocol):
     """What ADD, DEL and CHECK need of the kernel. All raise `hostnet.KernelError`s."""
 
+    def check_pod(self, netns: str) -> None:
+        """Refuses a path at which there is no namespace of a pod, before an address is taken."""
+
     async def attach(self, plan: Plan) -> Wired:
         """Makes the interface; leaves nothing where it fails."""
 
@@ -97,6 +100,9 @@ class HostWiring:
 
     def __init__(self, kernel: Kernel | None = None) -> None:
         self._kernel = kernel or Kernel()
+
+    def check_pod(self, netns: str) -> None:
+        hostnet.open_netns(netns).close()
 
     async def attach(self, plan: Plan) -> Wired:
         made: list[Wired] = []

@@ -62,7 +62,8 @@ class Committer:
 
     `applied(revision, events)` is called with what was committed before the futures of the changes
     are set; `finished(change)` when a change is decided, one way or the other. `extra()` gives a
-    put that goes along with every outer transaction, or None.
+    put that goes along with every outer transaction: an etcd out of space refuses those that put
+    something themselves, but counts nothing of what nested transactions put.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Committer:
         fence: Compare,
         applied: Callable[[int, list[Event]], None],
         finished: Callable[[Change], None],
-        extra: Callable[[], Put | None],
+        extra: Callable[[], Put],
         max_operations: int = DEFAULT_MAX_OPERATIONS,
         max_waiting: int = 10_000,
     ) -> None:
@@ -168,10 +169,7 @@ class Committer:
 
     async def _commit(self, batch: list[Pending]) -> None:
         extra = self._extra()
-        if not batch and extra is None:
-            return
-        then: tuple[Txn | Put, ...] = tuple(pending.change.nested() for pending in batch)
-        outer = Txn((self._fence,), then if extra is None else (*then, extra))
+        outer = Txn((self._fence,), (*(pending.change.nested() for pending in batch), extra))
         unknown = False
         try:
             while True:
@@ -201,14 +199,11 @@ class Committer:
             return
         self._settle(batch, result, extra)
 
-    def _settle(self, batch: list[Pending], result: TxnResult, extra: Put | None) -> None:
+    def _settle(self, batch: list[Pending], result: TxnResult, extra: Put) -> None:
         """Applies what landed, revision by revision, then tells everybody."""
         revisions: list[int | None] = []
-        events: dict[int, list[Event]] = {}
-        if extra is not None:
-            events[result.revision] = [
-                Event("put", extra.key, extra.value, result.revision, result.revision)
-            ]
+        clock = Event("put", extra.key, extra.value, result.revision, result.revision)
+        events: dict[int, list[Event]] = {result.revision: [clock]}
         for pending, nested in zip(batch, result.results, strict=False):
             assert isinstance(nested, TxnResult)
             revision = pending.change.landed(nested)

@@ -88,7 +88,9 @@ class Directory:
         return [await self.cluster_info(name) for name in sorted(self._services)]
 
     async def cluster_info(self, name: str) -> m.Cluster:
-        status = await self.cluster(name).status()
+        service = self.cluster(name)
+        _ = service.term  # before the state was read once there is nothing to tell
+        status = await service.status()
         return m.Cluster(
             name=name,
             leader=status.leader,
@@ -114,6 +116,7 @@ class Directory:
         """Refused while the cluster has networks."""
         await self.cluster(name).dissolve()
         await self._stop(name)
+        await self._write((), Delete(keys.Keys(name).clock))
 
     # Fabrics
 

@@ -56,7 +56,7 @@ class Leading:
                         continue
                     except Exception:
                         log.exception("cluster %s: the state cannot be understood", self.name)
-                        await asyncio.sleep(10 * PAUSE)
+                        await asyncio.sleep(2 * PAUSE)
                         continue
                     self._begin(term)
                     try:

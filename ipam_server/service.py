@@ -121,7 +121,7 @@ class ClusterService(Allocations):
 
     async def dissolve(self) -> None:
         """Deletes all that is stored of a cluster without networks, its place in the catalogue
-        last; from then on nothing more is written here."""
+        last; from then on nothing more is written here but the clock."""
 
         async def delete(term: Term) -> Change:
             if term.state.networks:
@@ -132,7 +132,7 @@ class ClusterService(Allocations):
                     do="delete them first",
                 )
             keys = term.state.keys
-            stored = [keys.clock, *term.state.strays, *map(keys.node, term.state.nodes)]
+            stored = [*term.state.strays, *map(keys.node, term.state.nodes)]
             await self._delete(term, stored)
             entry = catalogue(self.name)
             return Change((), (Delete(entry),), entry, None)

@@ -38,7 +38,6 @@ class Clock:
     def __init__(self, start: int) -> None:
         self._start = start
         self._since = time.monotonic()
-        self.written = start
 
     def now(self) -> int:
         return self._start + int((time.monotonic() - self._since) * 1000)
@@ -160,13 +159,8 @@ class Term:
                 if not future.done():
                     future.set_result(None)
 
-    def _tick(self) -> Put | None:
-        """The clock's put, if it has moved on by a second since it was last written."""
-        now = self.clock.now()
-        if now - self.clock.written < 1000:
-            return None
-        self.clock.written = now
-        return Put(self.state.keys.clock, b"%d" % now)
+    def _tick(self) -> Put:
+        return Put(self.state.keys.clock, b"%d" % self.clock.now())
 
     async def _keep_clock(self) -> None:
         """Writes the clock while something is measured by it."""

@@ -50,7 +50,8 @@ class ServerTls:
 
 @dataclass
 class Etcd:
-    """One member. `folder` gets its data and its log (`etcd.log`); `quota` is in bytes."""
+    """One member. `folder` gets its data and its log (`etcd.log`); `quota` is in bytes. It ends with
+    the process that started it, unless it `outlives` that."""
 
     folder: Path
     name: str = "a"
@@ -61,6 +62,7 @@ class Etcd:
     client_port: int = 0
     peer_port: int = 0
     cluster: str = ""
+    outlives: bool = False
     _health_port: int = field(init=False, default=0)
     _process: subprocess.Popen[bytes] | None = field(init=False, default=None)
 
@@ -99,9 +101,10 @@ class Etcd:
         if self._process is not None:
             raise EtcdError(f"etcd {self.name} is running already")
         self.folder.mkdir(parents=True, exist_ok=True)
+        bound = [] if self.outlives else [str(programs.find("setpriv")), "--pdeathsig=KILL"]
         with (self.folder / "etcd.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [str(programs.find("etcd")), *self._arguments()],
+                [*bound, str(programs.find("etcd")), *self._arguments()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

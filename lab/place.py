@@ -45,7 +45,7 @@ class Place:
     def __init__(self) -> None:
         self.topology = topology.Topology(NODES, VLANS)
         self.socket = FOLDER / "server.sock"
-        self.etcd = Etcd(FOLDER / "etcd")
+        self.etcd = Etcd(FOLDER / "etcd", outlives=True)
         self.keep = False
         self.runtimes: dict[str, Runtime] = {}
 

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from cni_plugins.attachment import Host
 from cni_plugins.protocol import Invocation, parse
 from cni_plugins.records import Records
 from cni_plugins.wiring import HostWiring
-from hostnet import Kernel, Netns, Observer, anonymous_netns, list_links, run_in
+from hostnet import Kernel, Netns, Observer, list_links, run_in
 from ipam_server.client import Client
 from lab import programs
 from lab.etcd import Etcd
@@ -108,6 +108,24 @@ def ipam_server(folder: Path) -> Iterator[IpamServer]:
             yield server
         finally:
             server.stop()
+
+
+def dual_stack(number: int, **changes: Any) -> NewNetwork:
+    """The network `net` with 10.NUMBER.0.0/24 and fd00:NUMBER::/64, gateways included."""
+    values: dict[str, Any] = {
+        "name": "net",
+        "parent": "up0",
+        "ipv4": f"10.{number}.0.0/24",
+        "ipv6": f"fd00:{number}::/64",
+        "gateway4": f"10.{number}.0.1",
+        "gateway6": f"fd00:{number}::1",
+    }
+    return NewNetwork(**{**values, **changes})
+
+
+def default_pool(size: int = 8) -> NewPool:
+    """The default pool of the network `net`, whose addresses do not rest."""
+    return NewPool(name="default", kind="default", network="net", size=str(size), cooldown=0)
 
 
 def declare(server: IpamServer, cluster: str, network: NewNetwork, *pools: NewPool) -> None:
@@ -310,6 +328,8 @@ def used(server: IpamServer, cluster: str) -> int:
             time.sleep(0.05)
         else:
             return len(page.items)
+
+
 def netns_path(netns: Netns) -> str:
     """A path by which another process opens an anonymous namespace of this one."""
     return f"/proc/{os.getpid()}/fd/{netns.fd}"
@@ -324,14 +344,3 @@ def pod_args(name: str, namespace: str = "default", uid: str = "") -> str:
         "K8S_POD_NAMESPACE": namespace,
     }
     return ";".join(f"{key}={value}" for key, value in pairs.items())
-
-
-@contextmanager
-def pods(count: int) -> Iterator[Sequence[Netns]]:
-    """Namespaces as a runtime makes them for sandboxes."""
-    made = [anonymous_netns() for _ in range(count)]
-    try:
-        yield made
-    finally:
-        for netns in made:
-            netns.close()

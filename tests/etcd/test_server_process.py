@@ -207,7 +207,8 @@ def test_leadership_is_given_up_at_once_when_the_server_is_told_to_stop(
 
     async def led() -> bool:
         async with Client([second.url]) as client:
-            return (await client.cluster("east")).leader == "s2"
+            (east,) = (await client.status()).clusters
+            return east.leader == "s2"
 
     until(lambda: asyncio.run(led()), "the second server leads, long before 60 s are over")
 

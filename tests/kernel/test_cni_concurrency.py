@@ -10,8 +10,7 @@ from cni_plugins.attachment import Host
 from cni_plugins.delete import delete
 from cni_plugins.failures import to_cni_error
 from cni_plugins.results import Result
-from netspace.messages import NewNetwork, NewPool
-from tests.nodes import Node, declare, ipam_server, links, pod_args, pods, used
+from tests.nodes import Node, declare, default_pool, dual_stack, ipam_server, links, pod_args, used
 from tests.wires import namespaces, wire
 
 COUNT = 64
@@ -22,12 +21,12 @@ def test_64_adds_at_once_on_a_pool_of_64_get_one_each_and_the_65th_is_told(tmp_p
         declare(
             server,
             "cluster-1",
-            NewNetwork(name="net", parent="up0", ipv4="10.1.0.0/24", ipv6="fd00:1::/64"),
-            NewPool(name="default", kind="default", network="net", size=str(COUNT)),
+            dual_stack(1),
+            default_pool(COUNT),
         )
         wire(host, "up0", other, "far0")
         node = Node(host, tmp_path / "node", "cluster-1", server.url)
-        with pods(COUNT + 1) as sandboxes:
+        with namespaces(COUNT + 1) as sandboxes:
             calls = [
                 node.invocation(
                     "ADD", f"c{number}", pod, node.conflist(), args=pod_args(f"web-{number}")

@@ -29,17 +29,18 @@ from hostnet import (
     run_in,
     set_mtu,
 )
-from netspace.messages import NewNetwork, NewPool
+from netspace.messages import NewPool
 from tests.nodes import (
     IpamServer,
     Node,
     answer_of,
     declare,
+    default_pool,
+    dual_stack,
     ipam_server,
     links,
     netns_path,
     pod_args,
-    pods,
     used,
 )
 from tests.wires import Tap, namespaces, wire
@@ -78,17 +79,10 @@ def lab(server: IpamServer, tmp_path: Path) -> Iterator[Lab]:
     declare(
         server,
         cluster,
-        NewNetwork(
-            name="net",
-            parent="up0",
-            ipv4=f"10.{number}.0.0/24",
-            ipv6=f"fd00:{number}::/64",
-            gateway4=f"10.{number}.0.1",
-            gateway6=f"fd00:{number}::1",
-        ),
-        NewPool(name="default", kind="default", network="net", size="8", cooldown=0),
+        dual_stack(number),
+        default_pool(),
     )
-    with namespaces(2) as (host, other), pods(2) as (pod, second):
+    with namespaces(2) as (host, other), namespaces(2) as (pod, second):
         wire(host, "up0", other, "far0")
         yield Lab(server, Node(host, tmp_path, cluster, server.url), other, pod, second)
 

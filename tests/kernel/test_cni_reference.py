@@ -10,8 +10,17 @@ import pytest
 
 from hostnet import get_link, run_in
 from lab import programs
-from netspace.messages import NewNetwork, NewPool
-from tests.nodes import IpamServer, Node, declare, ipam_server, links, pod_args, pods, used
+from tests.nodes import (
+    IpamServer,
+    Node,
+    declare,
+    default_pool,
+    dual_stack,
+    ipam_server,
+    links,
+    pod_args,
+    used,
+)
 from tests.wires import namespaces, wire
 
 CLUSTER = "cluster-1"
@@ -31,15 +40,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IpamServer]:
         declare(
             running,
             CLUSTER,
-            NewNetwork(
-                name="net",
-                parent="up0",
-                ipv4="10.1.0.0/24",
-                ipv6="fd00:1::/64",
-                gateway4="10.1.0.1",
-                gateway6="fd00:1::1",
-            ),
-            NewPool(name="default", kind="default", network="net", size="8", cooldown=0),
+            dual_stack(1),
+            default_pool(),
         )
         yield running
 
@@ -56,7 +58,7 @@ def test_the_reference_bridge_gets_its_addresses_from_our_ipam(
     node: Node, server: IpamServer, reference: Path, version: str
 ) -> None:
     conf = node.conflist(type="bridge", bridge="cni0", cniVersion=version, isGateway=True)
-    with pods(1) as (pod,):
+    with namespaces(1) as (pod,):
         answer = node.call(
             "ADD", "c1", pod, conf, args=pod_args("web-0"), plugin=reference / "bridge"
         )
@@ -80,7 +82,7 @@ def test_our_ipam_refuses_through_the_reference_bridge_with_its_own_code(
 ) -> None:
     ipam = {**node.conflist()["ipam"], "netspace": "nosuch"}
     conf = node.conflist(type="bridge", bridge="cni0", ipam=ipam)
-    with pods(1) as (pod,):
+    with namespaces(1) as (pod,):
         answer = node.call(
             "ADD", "c1", pod, conf, args=pod_args("web-0"), plugin=reference / "bridge"
         )
@@ -114,7 +116,7 @@ def test_ours_over_host_local_as_the_reference_macvlan_would_do_it(
     node: Node, tmp_path: Path, version: str
 ) -> None:
     conf = host_local(node, tmp_path, cniVersion=version)
-    with pods(1) as (pod,):
+    with namespaces(1) as (pod,):
         answer = node.call("ADD", "c1", pod, conf, args=pod_args("web-0"))
         assert answer.status == 0, answer
         assert answer.addresses == ["10.7.0.2/24", "fd00:7::2/64"]
@@ -131,7 +133,7 @@ def test_ours_over_host_local_as_the_reference_macvlan_would_do_it(
 @pytest.mark.usefixtures("reference")
 def test_a_failure_after_host_locals_add_gives_its_address_back(node: Node, tmp_path: Path) -> None:
     conf = {**host_local(node, tmp_path), "master": "nosuch0"}
-    with pods(1) as (pod,):
+    with namespaces(1) as (pod,):
         answer = node.call("ADD", "c1", pod, conf, args=pod_args("web-0"))
         assert (answer.status, answer.json["code"]) == (1, 114), answer
         assert (links(pod), node.files(), reservations(tmp_path)) == ([], [], [])
@@ -141,7 +143,7 @@ def test_a_failure_after_host_locals_add_gives_its_address_back(node: Node, tmp_
 def test_an_error_of_host_local_is_passed_on(node: Node, tmp_path: Path) -> None:
     conf = host_local(node, tmp_path)
     conf["ipam"]["ranges"] = [[{"subnet": "10.7.0.0/30"}]]
-    with pods(2) as (first, second):
+    with namespaces(2) as (first, second):
         assert node.call("ADD", "c1", first, conf).status == 0
         answer = node.call("ADD", "c2", second, conf)
         assert answer.status == 1
@@ -150,7 +152,7 @@ def test_an_error_of_host_local_is_passed_on(node: Node, tmp_path: Path) -> None
 
 
 def test_an_ipam_plugin_that_does_not_exist_is_named(node: Node) -> None:
-    with pods(1) as (pod,):
+    with namespaces(1) as (pod,):
         conf = node.conflist(master="up0", config=str(node.config), ipam={"type": "nosuch"})
         answer = node.call("ADD", "c1", pod, conf)
         assert (answer.status, answer.json["code"]) == (1, 7)
@@ -159,7 +161,7 @@ def test_an_ipam_plugin_that_does_not_exist_is_named(node: Node) -> None:
 
 
 def test_without_ipam_the_interface_has_no_address(node: Node) -> None:
-    with pods(1) as (pod,):
+    with namespaces(1) as (pod,):
         conf = node.conflist(master="up0", config=str(node.config), ipam=None)
         answer = node.call("ADD", "c1", pod, conf)
         assert (answer.status, answer.json["ips"]) == (0, []), answer

@@ -10,8 +10,17 @@ import pytest
 from cni_plugins import add
 from cni_plugins.results import Result
 from hostnet import Netns, Observer
-from netspace.messages import NewNetwork, NewPool
-from tests.nodes import IpamServer, Node, declare, ipam_server, links, pod_args, pods, used
+from tests.nodes import (
+    IpamServer,
+    Node,
+    declare,
+    default_pool,
+    dual_stack,
+    ipam_server,
+    links,
+    pod_args,
+    used,
+)
 from tests.wires import InjectedError, fail_after, namespaces, wire
 
 CLUSTER = "cluster-1"
@@ -23,15 +32,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IpamServer]:
         declare(
             running,
             CLUSTER,
-            NewNetwork(
-                name="net",
-                parent="up0",
-                ipv4="10.1.0.0/24",
-                ipv6="fd00:1::/64",
-                gateway4="10.1.0.1",
-                gateway6="fd00:1::1",
-            ),
-            NewPool(name="default", kind="default", network="net", size="8", cooldown=0),
+            dual_stack(1),
+            default_pool(),
         )
         yield running
 
@@ -56,12 +58,12 @@ def test_a_failure_after_every_single_change_of_the_kernel_leaves_nothing(
     node: Node, server: IpamServer
 ) -> None:
     changes: list[str] = []
-    with pods(1) as (pod,):
+    with namespaces(1) as (pod,):
         added(node, pod, changes.append, nothing)
     assert {"link add", "addr add", "route add", "sysctl write", "announce"} <= set(changes)
     node.call("DEL", "c1", None, node.conflist())
     for number in range(len(changes)):
-        with pods(1) as (pod,):
+        with namespaces(1) as (pod,):
             with pytest.raises(InjectedError):
                 added(node, pod, fail_after(number), nothing)
             left = (links(pod), node.files(), used(server, CLUSTER))
@@ -71,11 +73,11 @@ def test_a_failure_after_every_single_change_of_the_kernel_leaves_nothing(
 
 def test_a_failure_after_every_single_step_leaves_nothing(node: Node, server: IpamServer) -> None:
     steps: list[str] = []
-    with pods(1) as (pod,):
+    with namespaces(1) as (pod,):
         added(node, pod, None, steps.append)
     node.call("DEL", "c1", None, node.conflist())
     for number, step in enumerate(steps):
-        with pods(1) as (pod,):
+        with namespaces(1) as (pod,):
             with pytest.raises(InjectedError):
                 added(node, pod, None, fail_after(number))
             left = (links(pod), node.files(), used(server, CLUSTER))

@@ -18,8 +18,17 @@ from cni_plugins.delete import delete
 from cni_plugins.results import Result
 from hostnet import Kernel, Netns, Observer, bond_state, delete_link, ensure_vlan, get_link, run_in
 from ipam_server.client import Client
-from netspace.messages import NewNetwork, NewPool
-from tests.nodes import IpamServer, Node, declare, ipam_server, links, pod_args, pods, used
+from tests.nodes import (
+    IpamServer,
+    Node,
+    declare,
+    default_pool,
+    dual_stack,
+    ipam_server,
+    links,
+    pod_args,
+    used,
+)
 from tests.wires import InjectedError, Tap, fail_after, namespaces, wire
 
 CLUSTER = "cluster-1"
@@ -31,16 +40,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IpamServer]:
         declare(
             running,
             CLUSTER,
-            NewNetwork(
-                name="blue",
-                parent="bond0",
-                vlan=910,
-                ipv4="10.91.0.0/24",
-                ipv6="fd00:910::/64",
-                gateway4="10.91.0.1",
-                gateway6="fd00:910::1",
-            ),
-            NewPool(name="default", kind="default", network="blue", size="8", cooldown=0),
+            dual_stack(1, parent="bond0", vlan=910),
+            default_pool(),
         )
         yield running
 
@@ -121,7 +122,7 @@ def test_prepare_names_a_card_that_is_missing_and_goes_on(lab: Lab) -> None:
 
 def test_prepare_replays_what_a_del_left_pending(lab: Lab) -> None:
     lab.prepare()
-    with pods(1) as (pod,):
+    with namespaces(1) as (pod,):
         lab.add(pod)
         lab.server.stop()
         try:
@@ -138,7 +139,7 @@ def test_prepare_replays_what_a_del_left_pending(lab: Lab) -> None:
 def test_the_first_pod_makes_its_vlan_and_its_frames_carry_the_tag(lab: Lab) -> None:
     lab.prepare()
     run_in(lab.node.netns, lambda net: ensure_vlan(net, "bond0", 911))
-    with pods(1) as (pod,), Tap(lab.other, "far1") as tap:
+    with namespaces(1) as (pod,), Tap(lab.other, "far1") as tap:
         result = lab.add(pod)
         frames = tap.frames(5, lambda seen: any(ARP in frame for frame in seen))
         announced = [frame for frame in frames if ARP in frame]
@@ -154,13 +155,13 @@ def test_a_failure_after_every_single_change_leaves_no_vlan_that_the_add_made(la
     lab.prepare()
     changes: list[str] = []
     run_in(lab.node.netns, _without_vlan)
-    with pods(1) as (pod,):
+    with namespaces(1) as (pod,):
         lab.add(pod, changes.append)
         lab.delete()
     before = ["bond0", "card1", "card2"]
     for number in range(len(changes)):
         run_in(lab.node.netns, _without_vlan)
-        with pods(1) as (pod,):
+        with namespaces(1) as (pod,):
             with pytest.raises(InjectedError):
                 lab.add(pod, fail_after(number))
             left = (links(pod), lab.node.files(), used(lab.server, CLUSTER))
@@ -174,7 +175,7 @@ def test_another_ipam_plugin_takes_the_vlan_of_the_conflist(lab: Lab, tmp_path: 
     answer = json.dumps({"cniVersion": "1.0.0", "ips": [{"address": "10.5.0.5/24"}]})
     program.write_text(f"#!/bin/sh\n[ $CNI_COMMAND = ADD ] && echo '{answer}'\nexit 0\n")
     program.chmod(0o755)
-    with pods(1) as (pod,):
+    with namespaces(1) as (pod,):
         result = lab.add(
             pod, master="bond0", vlan=915, ipam={"type": "fixed"}, config=str(lab.node.config)
         )
@@ -188,7 +189,7 @@ def test_another_ipam_plugin_takes_the_vlan_of_the_conflist(lab: Lab, tmp_path: 
 def test_many_adds_at_once_share_the_vlan_that_the_first_one_makes(lab: Lab) -> None:
     lab.prepare()
     run_in(lab.node.netns, _without_vlan)
-    with pods(8) as sandboxes:
+    with namespaces(8) as sandboxes:
         calls = [
             lab.node.invocation(
                 "ADD", f"c{number}", pod, lab.node.conflist(), args=pod_args(f"web-{number}")

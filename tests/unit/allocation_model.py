@@ -95,11 +95,7 @@ class Model:
     def cooling(self, slot: Slot, now: int) -> bool:
         owner = self.owner(slot)
         past = self.past.get(slot)
-        return (
-            owner is not None
-            and past is not None
-            and past.at + self.pools[owner].cooldown > now
-        )
+        return owner is not None and past is not None and past.at + self.pools[owner].cooldown > now
 
     def free(self, name: str) -> list[Slot]:
         """A pool's slots that nobody holds, is given or gives back, in the order of indices."""
@@ -125,7 +121,9 @@ class Model:
         if pool is not None and pool not in self.pools:
             return Expected(pool)
         if addresses:
-            return self._fixed(request, pool, [fixed.get(each) for each in addresses], families, now)
+            return self._fixed(
+                request, pool, [fixed.get(each) for each in addresses], families, now
+            )
         assert pool is not None
         return self._from_pool(request, pool, families, now)
 

@@ -6,6 +6,8 @@ anything of it is written, and everything it writes has one revision.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from ipam_server import networks as network_rules
@@ -13,6 +15,7 @@ from ipam_server import pools as pool_rules
 from ipam_server.allocator import Choice, choose
 from ipam_server.changes import Change, allocation, freeing
 from ipam_server.keys import SlotId
+from ipam_server.queues import ReleaseQueue
 from ipam_server.records import Holder, NetworkRecord, PoolRecord
 from ipam_server.state import ClusterState, NetworkState, PoolState
 from netspace.messages import (
@@ -173,6 +176,48 @@ class World:
 
     def release(self, slot: SlotId) -> int:
         return self.do(self.freeing(slot))
+
+
+def order(queue: ReleaseQueue) -> list[int]:
+    """The members of a queue, the longest released first."""
+    members: list[int] = []
+    kept = []
+    while (index := queue.longest()) is not None:
+        kept.append((index, queue._orders[index]))
+        members.append(index)
+        queue.discard(index)
+    for index, at in kept:
+        queue.put(index, at)
+    return members
+
+
+def summary(state: ClusterState) -> dict[str, Any]:
+    """Everything that is derived from the keys, the order inside of the queues included."""
+    return {
+        "revision": state.revision,
+        "attachments": state.attachments,
+        "names": {name: set(slots) for name, slots in state.names.items()},
+        "earlier": state.earlier,
+        "used by": state.used_by,
+        "taken": state.taken,
+        "networks": {
+            name: (n.record, n.revision, n.held, n.released, n.total, n._firsts)
+            for name, n in state.networks.items()
+        },
+        "pools": {
+            name: (
+                p.record, p.revision, p.own, p.size, p.used, p.never.ranges(), order(p.cooling),
+                order(p.ready),
+            )
+            for name, p in state.pools.items()
+        },
+        "owners": {
+            (name, last): pool.name
+            for name, network in state.networks.items()
+            for last, pool in network._owners
+        },
+        "strays": state.strays,
+    }  # fmt: skip
 
 
 def ask(

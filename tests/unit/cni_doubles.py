@@ -8,17 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
-from pathlib import Path
 from typing import Any
 
-from cni_plugins.attachment import Host
-from cni_plugins.protocol import Invocation, parse
-from cni_plugins.records import Records
 from cni_plugins.wiring import Live, Plan, Wired
-from hostnet import NameTaken, vlan_name
+from hostnet import NameTaken, NetnsMissing, vlan_name
 from netspace.messages import (
     AllocateRequest,
     Allocation,
@@ -163,6 +158,10 @@ class MemoryWiring:
         self.before: Callable[[str], None] = lambda step: None
         self.after: Callable[[str], None] = lambda step: None
 
+    def check_pod(self, netns: str) -> None:
+        if netns in self.gone:
+            raise NetnsMissing("open", netns, "it is gone", "give another")
+
     async def attach(self, plan: Plan) -> Wired:
         self.before("attach")
         await asyncio.sleep(0)
@@ -214,65 +213,3 @@ class MemoryWiring:
 
     async def default_master(self, netns: str) -> str:
         return "bond0"
-
-
-class Bench:
-    """A node in memory but for its records, which are files in `folder`."""
-
-    def __init__(self, folder: Path, ipam: MemoryIpam | None = None) -> None:
-        self.folder = folder
-        self.ipam = ipam or MemoryIpam()
-        self.wiring = MemoryWiring()
-        self.records = Records(folder)
-
-    def host(self, step: Callable[[str], None] = lambda step: None, **changes: Any) -> Host:
-        values: dict[str, Any] = {
-            "cluster": "c1",
-            "node": "node-1",
-            "records": self.records,
-            "client": self.ipam,
-            "wiring": self.wiring,
-            "environ": {},
-            "step": step,
-            "lock_wait": 0.2,
-        }
-        return Host(**{**values, **changes})
-
-    def files(self) -> list[str]:
-        """What is left of attachments on disk: records and locks."""
-        return sorted(
-            str(path.relative_to(self.folder))
-            for path in self.folder.rglob("*")
-            if path.is_file() and path.parent.name != "mappings"
-        )
-
-    def nothing_left(self) -> bool:
-        return not (self.wiring.links or self.wiring.vlans or self.ipam.holders or self.files())
-
-
-def invocation(
-    command: str = "ADD",
-    *,
-    container: str = CONTAINER,
-    netns: str = NETNS,
-    ifname: str = "eth0",
-    args: str = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0;K8S_POD_UID=u1",
-    **conf: Any,
-) -> Invocation:
-    """The invocation of a configuration with our IPAM and these changes to it."""
-    values = {
-        "cniVersion": "1.1.0",
-        "name": "net",
-        "type": "netspace",
-        "ipam": {"type": "netspace-ipam"},
-        **conf,
-    }
-    environ = {
-        "CNI_COMMAND": command,
-        "CNI_CONTAINERID": container,
-        "CNI_NETNS": netns,
-        "CNI_IFNAME": ifname,
-        "CNI_PATH": "/opt/cni/bin",
-        "CNI_ARGS": args,
-    }
-    return parse(environ, json.dumps(values).encode())

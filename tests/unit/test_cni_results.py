@@ -31,7 +31,8 @@ from cni_plugins.results import (
 from hostnet import Busy, NetnsMissing
 from netspace.messages import Allocation
 from netspace.problems import KINDS, Problem
-from tests.unit.cni_doubles import invocation, network_view
+from tests.unit.cni_bench import invocation
+from tests.unit.cni_doubles import network_view
 
 NEW_KEYS = {"mtu", "socketPath", "pciID", "advmss", "priority", "table", "scope"}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,7 +45,7 @@ def test_members_come_in_order_and_are_counted(members: set[int]) -> None:
 @given(SETS)
 def test_intervals_are_disjoint_sorted_and_never_touch(members: set[int]) -> None:
     intervals = spread(members).intervals
-    for (_, last), (first, _) in zip(intervals, intervals[1:], strict=False):
+    for (_, last), (first, _) in itertools.pairwise(intervals):
         assert last + 1 < first
 
 
