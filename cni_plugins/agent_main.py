@@ -71,7 +71,9 @@ def prepare_command(path: Path) -> None:
 
 async def _prepare(config: NodeConfig) -> Outcome:
     kernel = Kernel()
-    async with Client(config.server.endpoints, config.server.timeout) as client:
+    async with Client(
+        config.server.endpoints, config.server.timeout, config.server.tls()
+    ) as client:
         host = Host(
             cluster=config.cluster,
             node=config.node_name,

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 import yaml
@@ -17,22 +26,38 @@ from msgspec import Meta
 from netspace import names
 from netspace.problems import Problem
 
+if TYPE_CHECKING:
+    from netspace.tls import Tls
+
 MAX_SIZE: Final = 1 << 20
 """Bytes of a configuration file."""
 
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Address = Annotated[str, Meta(pattern=r"^[0-9.]{7,15}" + names.END)]
 LinkName = Annotated[str, Meta(pattern=names.LINK)]
-Url = Annotated[str, Meta(pattern=r"^(unix:///|http://)[^\s]+" + names.END, max_length=300)]
+File = Annotated[str, Meta(pattern=r"^/[^\x00]*" + names.END)]
+Url = Annotated[str, Meta(pattern=r"^(unix:///|https?://)[^\s]+" + names.END, max_length=300)]
 
 
 class ServerSection(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """`endpoints` are tried in order; `timeout` is in seconds for a whole request."""
+    """`endpoints` are tried in order; `timeout` is in seconds for a whole request. `ca`, `cert` and
+    `key` are PEM files for https: the authority, the node's certificate and its key."""
 
     endpoints: Annotated[tuple[Url, ...], Meta(min_length=1, max_length=32)] = (
         "unix:///run/netspace/server.sock",
     )
     timeout: Annotated[float, Meta(gt=0, le=120)] = 10.0
+    ca: File | None = None
+    cert: File | None = None
+    key: File | None = None
+
+    def tls(self) -> Tls | None:
+        """The files; None where none is named."""
+        if self.ca is None or self.cert is None or self.key is None:
+            return None
+        from netspace.tls import Tls  # with ssl it costs more than all the rest of this file
+
+        return Tls(Path(self.ca), Path(self.cert), Path(self.key))
 
 
 class BondSection(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -63,7 +88,7 @@ class NodeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     cluster: Annotated[str, Meta(pattern=names.NAME)]
     node: Annotated[str, Meta(pattern=names.either(names.NODE, ""))] = ""
     server: ServerSection = ServerSection()
-    state_dir: Annotated[str, Meta(pattern=r"^/[^\x00]*" + names.END)] = "/var/lib/netspace"
+    state_dir: File = "/var/lib/netspace"
     bonds: tuple[BondSection, ...] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -154,6 +179,10 @@ def _contradictions(config: NodeConfig) -> list[str]:
     found = []
     if not names.matches(names.NODE, config.node_name):
         found.append(f"node: the host name {config.node_name!r} cannot be used, name the node")
+    files = (config.server.ca, config.server.cert, config.server.key)
+    secured = any(url.startswith("https://") for url in config.server.endpoints)
+    if not all(files) and (any(files) or secured):
+        found.append("server: https needs ca, cert and key: name all three")
     owners: dict[str, str] = {}
     for at, bond in enumerate(config.bonds):
         for name in (bond.name, *bond.slaves):

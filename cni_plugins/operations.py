@@ -46,7 +46,7 @@ def serve(
     logs.setup(node.log_level)
 
     async def whole() -> int:
-        async with Client(node.server.endpoints, node.server.timeout) as client:
+        async with Client(node.server.endpoints, node.server.timeout, node.server.tls()) as client:
             host = Host(
                 cluster=node.cluster,
                 node=node.node_name,

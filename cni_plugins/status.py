@@ -6,15 +6,19 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cni_plugins.netconf import OWN_IPAM, parse_netconf
+from cni_plugins.node_config import ServerSection
 from cni_plugins.protocol import UNAVAILABLE, CniError, Invocation
 from cni_plugins.setting import node_of
 from netspace.endpoints import Endpoint
 from netspace.problems import Problem
+
+if TYPE_CHECKING:
+    from netspace.tls import Tls
 
 TIMEOUT: Final = 2.0
 """Seconds one server may take to say that it is ready."""
@@ -34,14 +38,14 @@ def check(plugin: str, invocation: Invocation, environ: Mapping[str, str]) -> No
             UNAVAILABLE, f"{plugin} cannot keep its records", f"{folder} is not writable"
         )
     if conf.ipam.type == OWN_IPAM:
-        _ask_servers(node.server.endpoints)
+        _ask_servers(node.server)
 
 
-def _ask_servers(endpoints: Sequence[str]) -> None:
+def _ask_servers(server: ServerSection) -> None:
     failures = []
-    for url in endpoints:
+    for url in server.endpoints:
         try:
-            failure = _readiness(Endpoint.parse(url))
+            failure = _readiness(Endpoint.parse(url), server.tls())
         except Problem as problem:
             failure = problem.detail
         if not failure:
@@ -50,26 +54,36 @@ def _ask_servers(endpoints: Sequence[str]) -> None:
     raise CniError(UNAVAILABLE, "no IPAM server is ready", "; ".join(failures))
 
 
-def _readiness(endpoint: Endpoint) -> str:
+def _readiness(endpoint: Endpoint, tls: Tls | None) -> str:
     """Nothing where the server's /readyz answers 200, else why not."""
     request = (
         f"GET /readyz HTTP/1.1\r\nHost: {endpoint.authority}\r\nConnection: close\r\n\r\n".encode()
     )
     try:
-        with _connected(endpoint) as connection:
+        with _connected(endpoint, tls) as connection:
             connection.sendall(request)
             with connection.makefile("rb") as answer:
                 line = answer.readline(1024).split()
     except OSError as error:
+        if endpoint.tls:
+            from netspace.tls import explained
+
+            return explained(error)
         return error.strerror or str(error)
     if len(line) < 2 or not line[0].startswith(b"HTTP/1."):
         return "its answer is not HTTP"
     return "" if line[1] == b"200" else f"it answered {line[1].decode(errors='replace')}"
 
 
-def _connected(endpoint: Endpoint) -> socket.socket:
+def _connected(endpoint: Endpoint, tls: Tls | None) -> socket.socket:
     if not endpoint.path:
-        return socket.create_connection((endpoint.host, endpoint.port), TIMEOUT)
+        plain = socket.create_connection((endpoint.host, endpoint.port), TIMEOUT)
+        if tls is None or not endpoint.tls:
+            return plain
+        from netspace.tls import client_context
+
+        with plain:  # what is wrapped has taken the descriptor over
+            return client_context(tls).wrap_socket(plain, server_hostname=endpoint.host)
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.settimeout(TIMEOUT)

@@ -6,19 +6,24 @@ term commits them. Requests of one attachment come one after the other.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 
 from ipam_server import views
 from ipam_server.allocator import Choice, Repeat, Wait, choose
 from ipam_server.changes import allocation
 from ipam_server.keys import SlotId
-from ipam_server.leading import Leading
+from ipam_server.committer import Conflict
+from ipam_server.leading import LeaderRecord, Leading, changed
 from ipam_server.serial import KeyedLocks
 from ipam_server.state import Held
 from ipam_server.term import Limits
 from netspace import messages as m
+from netspace.callers import check_own, current
 from netspace.problems import Problem
 from statestore import Store
+
+log = logging.getLogger(__name__)
 
 REMEMBERED_CLAIMS = 100_000
 """How many released claims are remembered: an ADD that arrives after its DEL gets nothing."""
@@ -27,14 +32,25 @@ REMEMBERED_CLAIMS = 100_000
 class Allocations(Leading):
     """See the module."""
 
-    def __init__(self, store: Store, name: str, server: str, ttl: int, limits: Limits) -> None:
+    def __init__(
+        self, store: Store, name: str, server: LeaderRecord, ttl: int, limits: Limits
+    ) -> None:
         super().__init__(store, name, server, ttl, limits)
         self._locks = KeyedLocks()
         self._released_claims: OrderedDict[str, None] = OrderedDict()
 
     async def allocate(self, request: m.AllocateRequest) -> m.Allocation:
         """A slot for an attachment; the same answer for the same attachment and claim."""
-        return await self._finish(self._allocate(request))
+        try:
+            return await self._finish(self._allocate(request))
+        except Problem as problem:
+            if problem.code != "address-taken" or current().role != "node":
+                raise
+            # What other nodes' pods hold is not a node's to know, nor its pods'.
+            log.info("%s: %s", current(), problem)
+            raise Problem(
+                "address-taken", "the address asked for is not free", do="ask for another one"
+            ) from None
 
     async def release(self, request: m.ReleaseRequest) -> m.Released:
         """Frees what the attachment holds under this generation or claim, and nothing else."""
@@ -42,16 +58,17 @@ class Allocations(Leading):
 
     async def held(self, attachment: m.AttachmentId) -> m.Allocation:
         """What an attachment holds now."""
-        state = self.term.state
+        state = self.state
         slot = state.attachments.get((attachment.container, attachment.ifname))
         held = state.held(slot) if slot else None
         if slot is None or held is None:
             raise Problem("not-found", f"attachment {attachment} holds no address")
+        check_own(held.holder.node, f"attachment {attachment}")
         return views.allocation(state, slot, held.holder, held.generation, "repeated")
 
     async def operator_release(self, request: m.OperatorRelease) -> m.Released:
         """Frees a slot on an admin's word that its holder is gone."""
-        slot = views.find_slot(self.term.state, request.address, request.network)
+        slot = views.find_slot(self.state, request.address, request.network)
         return await self._finish(self._release_slot(slot, request.generation))
 
     async def _allocate(self, request: m.AllocateRequest) -> m.Allocation:
@@ -76,6 +93,10 @@ class Allocations(Leading):
                         )
                     case Choice():
                         revision = await self._commit(term, allocation(term.state.keys, decision))
+                        replaced = decision.replaces
+                        if replaced is not None and replaced.holder.claim != request.claim:
+                            # A late copy of what its node asked before must not take it back.
+                            self._bury(replaced.holder.claim)
                         return views.allocation(
                             term.state, decision.slot, decision.holder, revision, decision.how
                         )
@@ -95,26 +116,31 @@ class Allocations(Leading):
                     assert slot is not None
                     assert held is not None
                     await self._commit(term, term.freeing(slot, held))
-                self._bury(request.claim)
+                if refused is None or held is None or held.holder.claim != request.claim:
+                    self._bury(request.claim)
                 return m.Released(released=refused is None, why=refused or "released")
 
     async def _release_slot(self, slot: SlotId, generation: int) -> m.Released:
         while True:
             term = await self._open()
-            if slot in term.state.taken:
+            held = term.state.held(slot)
+            if held is None and slot not in term.state.taken:
+                return m.Released(released=False, why="nobody holds the address")
+            if held is None or slot in term.state.taken:
                 await term.decided(slot)
                 continue
-            held = term.state.held(slot)
-            if held is None:
-                return m.Released(released=False, why="nobody holds the address")
-            if held.generation != generation:
-                return m.Released(
-                    released=False,
-                    why=f"the address was given again since: generation {held.generation}",
-                )
-            await self._commit(term, term.freeing(slot, held))
-            self._bury(held.holder.claim)
-            return m.Released(released=True, why="released")
+            # What the attachment asks for meanwhile waits: its claim is dead as soon as it is free.
+            async with self._locks.hold(held.holder.attachment):
+                if term.state.held(slot) is not held or slot in term.state.taken:
+                    continue
+                if held.generation != generation:
+                    return m.Released(
+                        released=False,
+                        why=f"the address was given again since: generation {held.generation}",
+                    )
+                await self._commit(term, term.freeing(slot, held))
+                self._bury(held.holder.claim)
+                return m.Released(released=True, why="released")
 
     def _bury(self, claim: str) -> None:
         self._released_claims[claim] = None

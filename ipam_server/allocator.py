@@ -21,9 +21,10 @@ from typing import Literal
 from ipam_server.keys import SlotId
 from ipam_server.records import Holder, Identity
 from ipam_server.state import ClusterState, Held, PoolState
+from ipam_server.wishes import Wish, families_of, fixed_slot, weigh
 from netspace.messages import AllocateRequest
 from netspace.problems import Problem
-from netspace.slots import Family, SlotError, parse_address
+from netspace.slots import Family
 
 How = Literal[
     "repeated", "fixed", "taken-over", "returned", "last-released", "never", "longest-released"
@@ -58,22 +59,13 @@ class Wait:
     slot: SlotId
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What was asked for, all sources weighed. `pool` None: only the address chooses it."""
-
-    pool: PoolState | None
-    addresses: tuple[str, ...]
-    families: tuple[Family, ...]
-
-
 def choose(state: ClusterState, request: AllocateRequest, now: int) -> Choice | Repeat | Wait:
     """Decides on a request at the cluster's clock `now` (milliseconds). Raises `Problem`."""
     attachment = (request.attachment.container, request.attachment.ifname)
     slot = state.attachments.get(attachment)
     if slot is not None:
         return _again(state, request, slot)
-    wish = _wish(state, request)
+    wish = weigh(state, request)
     if wish.addresses:
         return _fixed(state, request, wish, now)
     assert wish.pool is not None
@@ -90,9 +82,14 @@ def _again(state: ClusterState, request: AllocateRequest, slot: SlotId) -> Choic
     """The attachment has a slot. With another claim than the stored one the node lost its record:
     it keeps the slot under a new generation, so that nothing sent for the old claim frees it."""
     held = state.held(slot)
-    assert held is not None
     if slot in state.taken:
         return Wait(slot)
+    if held is None:
+        raise Problem(
+            "internal",
+            f"attachment {request.attachment} names a slot of {slot[0]} that nobody holds",
+            do="somebody changed etcd by hand: delete the attachment's key",
+        )
     if held.holder.node != request.node:
         raise Problem(
             "address-taken",
@@ -105,63 +102,9 @@ def _again(state: ClusterState, request: AllocateRequest, slot: SlotId) -> Choic
     return Choice(slot, holder, "repeated", held)
 
 
-def _wish(state: ClusterState, request: AllocateRequest) -> Wish:
-    """Weighs the sources: the pod's own selection, then the configuration's, then the default."""
-    own, default = request.selection, request.default
-    families = own.families or default.families
-    addresses = own.ip
-    name = own.application or own.netspace
-    kind = "application" if own.application else "netspace"
-    if name is None and not addresses:
-        name = default.application or default.netspace
-        kind = "application" if default.application else "netspace"
-        addresses = default.ip
-    if name is not None:
-        return Wish(_named(state, request, name, kind), addresses, families)
-    if addresses:
-        return Wish(None, addresses, families)
-    pool = state.default_pool()
-    if pool is None:
-        raise Problem(
-            "pool-missing",
-            f"the pod names no pool and cluster {state.name} has no default pool",
-            do="annotate the pod with ipam.com/netspace or create a pool of kind default",
-        )
-    return Wish(pool, (), families)
-
-
-def _named(state: ClusterState, request: AllocateRequest, name: str, kind: str) -> PoolState:
-    pool = state.pools.get(name)
-    if pool is None or (pool.record.kind == "application") != (kind == "application"):
-        is_other = pool is not None and _may_use(pool, request.pod.namespace)
-        raise Problem(
-            "pool-unknown",
-            f"cluster {state.name} has no {kind} pool {name}",
-            do=f"{name} is a pool of kind {pool.record.kind}: use the annotation for that kind"
-            if pool is not None and is_other
-            else "correct the name or have the pool created",
-        )
-    if not _may_use(pool, request.pod.namespace):
-        raise _forbidden(pool.name, request.pod.namespace)
-    return pool
-
-
-def _may_use(pool: PoolState, namespace: str) -> bool:
-    listed = pool.record.namespaces
-    return pool.record.kind == "default" or "*" in listed or namespace in listed
-
-
-def _forbidden(pool: str, namespace: str) -> Problem:
-    return Problem(
-        "pool-forbidden",
-        f"pool {pool} does not list namespace {namespace or '(none)'}",
-        do="name another pool or have the namespace added to the pool",
-    )
-
-
 def _fixed(state: ClusterState, request: AllocateRequest, wish: Wish, now: int) -> Choice | Wait:
-    slot, pool = _fixed_slot(state, request, wish)
-    families = _families(state, pool, wish.families)
+    slot, pool = fixed_slot(state, request, wish)
+    families = families_of(state, pool, wish.families)
     identity = identity_of(request)
     address = ", ".join(wish.addresses)
     held = state.held(slot)
@@ -188,64 +131,6 @@ def _fixed(state: ClusterState, request: AllocateRequest, wish: Wish, now: int) 
     return _take(state, request, pool, slot, families, "fixed")
 
 
-def _fixed_slot(
-    state: ClusterState, request: AllocateRequest, wish: Wish
-) -> tuple[SlotId, PoolState]:
-    """The slot that has the wanted addresses and the pool it lies in, if the pod may have it."""
-    shown = ", ".join(wish.addresses)
-    if wish.pool is not None:
-        network = wish.pool.record.network
-        index = _index(state, network, wish.addresses)
-        if state.owner((network, index)) is not wish.pool:
-            raise Problem(
-                "address-unusable",
-                f"{shown} does not lie in pool {wish.pool.name}",
-                do=f"ask for an address of {_spans(state, wish.pool)} or name another pool",
-            )
-        return (network, index), wish.pool
-    owners: list[tuple[SlotId, PoolState]] = []
-    for name in state.networks:
-        try:
-            slot = (name, _index(state, name, wish.addresses))
-        except Problem:
-            continue
-        owner = state.owner(slot)
-        if owner is not None:
-            owners.append((slot, owner))
-    allowed = [found for found in owners if _may_use(found[1], request.pod.namespace)]
-    if len(allowed) == 1:
-        return allowed[0]
-    if allowed:
-        raise Problem(
-            "address-unusable",
-            f"{shown} lies in several pools: {', '.join(pool.name for _, pool in allowed)}",
-            do="name the pool too",
-        )
-    if owners:
-        raise _forbidden(owners[0][1].name, request.pod.namespace)
-    raise Problem(
-        "address-unusable",
-        f"{shown} lies in no pool of cluster {state.name}",
-        do="ask for an address of a pool; addresses outside of pools are given to nobody",
-    )
-
-
-def _index(state: ClusterState, network: str, addresses: tuple[str, ...]) -> int:
-    slots = state.networks[network].slots
-    try:
-        indices = {slots.index_of(parse_address(address)) for address in addresses}
-    except SlotError as error:
-        raise Problem("address-unusable", f"network {network}: {error}") from None
-    if len(indices) != 1:
-        pairs = [f"{slots.ipv4_of(index)} with {slots.ipv6_of(index)}" for index in sorted(indices)]
-        raise Problem(
-            "address-unusable",
-            f"{' and '.join(addresses)} are not of one slot of network {network}",
-            do=f"ask for {' or '.join(pairs)}",
-        )
-    return indices.pop()
-
-
 def _from_pool(
     state: ClusterState,
     request: AllocateRequest,
@@ -253,7 +138,7 @@ def _from_pool(
     wanted: tuple[Family, ...],
     now: int,
 ) -> Choice | Wait:
-    families = _families(state, pool, wanted)
+    families = families_of(state, pool, wanted)
     state.settle(pool, now)
     identity = identity_of(request)
     mine = (
@@ -261,11 +146,12 @@ def _from_pool(
         if identity
         else []
     )
+    under_way = [slot for slot in mine if slot in state.taken]
+    if under_way:
+        return Wait(under_way[0])
     for slot in mine:
         held = state.held(slot)
         if held is not None and _gone(held, request):
-            if slot in state.taken:
-                return Wait(slot)
             return _over(state, request, slot, held, pool, families)
     returned = _returned(state, identity, mine)
     if returned is not None:
@@ -286,8 +172,7 @@ def _returned(state: ClusterState, identity: Identity | None, mine: list[SlotId]
     free = [
         (released.order, slot)
         for slot in mine
-        if slot not in state.taken
-        and state.held(slot) is None
+        if state.held(slot) is None
         and (released := state.released(slot)) is not None
         and released.release.identity == identity
     ]
@@ -351,26 +236,6 @@ def _holder(
     )
 
 
-def _families(
-    state: ClusterState, pool: PoolState, wanted: tuple[Family, ...]
-) -> tuple[Family, ...]:
-    """The families to store: none where the pod takes all that the network has."""
-    slots = state.networks[pool.record.network].slots
-    there: set[Family] = set()
-    if slots.ipv4 is not None:
-        there.add("ipv4")
-    if slots.ipv6 is not None:
-        there.add("ipv6")
-    missing = [family for family in wanted if family not in there]
-    if missing:
-        raise Problem(
-            "family-missing",
-            f"network {pool.record.network} of pool {pool.name} has no {' and no '.join(missing)}",
-            do=f"ask for {', '.join(sorted(there))} or for another pool",
-        )
-    return () if not wanted or set(wanted) == there else wanted
-
-
 def _exhausted(state: ClusterState, pool: PoolState, now: int) -> Problem:
     cooling = pool.cooling.longest()
     use = f"pool {pool.name} has {pool.size} addresses, {pool.used} used"
@@ -399,8 +264,3 @@ def whose(held: Held) -> str:
         return f"reserved ({holder.note})" if holder.note else "reserved"
     pod = f"{holder.namespace}/{holder.pod}" if holder.pod else f"container {holder.container}"
     return f"held by {pod} on node {holder.node}"
-
-
-def _spans(state: ClusterState, pool: PoolState) -> str:
-    spans = state.networks[pool.record.network].slots.format_ranges(pool.own)
-    return ", ".join(spans[:4]) + (", …" if len(spans) > 4 else "")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -14,13 +15,15 @@ from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
 import netspace
-from ipam_server import metrics, openapi
+from ipam_server import metrics, openapi, roles
 from ipam_server.directory import Directory
+from ipam_server.peers import PASSED_ON
 from ipam_server.service import ClusterService
 from ipam_server.views import AddressFilter
+from netspace import callers, names
 from netspace import messages as m
-from netspace import names
-from netspace.http_routes import Call, Route, application
+from netspace.http_client import HttpClient
+from netspace.http_routes import Call, Relayed, Route, application
 from netspace.http_server import Limits
 from netspace.problems import Problem, invalid
 
@@ -53,6 +56,13 @@ class AddressQuery(msgspec.Struct, kw_only=True):
     after: Annotated[str, Meta(max_length=300)] | UnsetType = UNSET
 
 
+class PageQuery(msgspec.Struct, kw_only=True):
+    """At most `limit` entries behind `after`, the `next` of the last page."""
+
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 500
+    after: Annotated[str, Meta(max_length=300)] | UnsetType = UNSET
+
+
 class NetworkQuery(msgspec.Struct, kw_only=True):
     """Which network, where several have the address."""
 
@@ -78,7 +88,37 @@ class Backend:
 
 def make_application(backend: Backend, limits: Limits) -> web.Application:
     """The server's aiohttp application."""
-    return application(ROUTES, backend, PARAMETERS, limits, backend.metrics.observe)
+    return application(ROUTES, backend, PARAMETERS, limits, backend.metrics.observe, _deliver)
+
+
+async def _deliver(
+    route: Route[Backend], backend: Backend, call: Call, request: web.Request
+) -> Any:
+    """Carries a request out: here, or where the cluster's leader is if only a leader can."""
+    if not _leaders(route) or PASSED_ON in request.headers:
+        return await route.call(backend, call)
+    directory = backend.open()
+
+    async def there(client: HttpClient) -> Relayed:
+        body = await request.read()
+        headers = (
+            (PASSED_ON, directory.server),
+            (callers.HEADER, callers.current().encode()),
+        )
+        answer = await client.request(
+            route.method, request.raw_path, body, repeat=route.repeat, headers=headers
+        )
+        return Relayed(answer)
+
+    return await directory.peers.lead(
+        backend.cluster(call), lambda: route.call(backend, call), there, repeat=route.repeat
+    )
+
+
+def _leaders(route: Route[Backend]) -> bool:
+    """Whether only the cluster's leader can answer: it writes, or must not miss what was just
+    written."""
+    return "cluster" in route.parameters and (route.method != "GET" or route.call is _held)
 
 
 def describe() -> dict[str, Any]:
@@ -100,6 +140,10 @@ def why_not_ready(status: m.Status) -> str:
     if not status.ready and not reasons:
         reasons.append("the clusters have not been read yet")
     return "; ".join(reasons)
+
+
+async def _own(backend: Backend, call: Call) -> m.ServerStatus:
+    return backend.open().own_status()
 
 
 async def _alive(backend: Backend, call: Call) -> bytes:
@@ -177,16 +221,16 @@ _ALLOCATE = (
 _C = "/v1/clusters/{cluster}"
 
 # fmt: off
-ROUTES: Final[tuple[Route[Backend], ...]] = (
+_ROWS: Final[tuple[Route[Backend], ...]] = (
     # What nodes ask for every pod comes first: the router tries rows in order.
     Route("POST", f"{_C}/allocations",
           "Give an attachment a slot; asked again with the same claim, the same slot",
           lambda b, c: b.cluster(c).allocate(c.body),
-          body=m.AllocateRequest, answer=m.Allocation, problems=_ALLOCATE),
+          body=m.AllocateRequest, answer=m.Allocation, problems=_ALLOCATE, repeat=True),
     Route("POST", f"{_C}/releases",
           "Take an attachment's slot back; done already is success",
           lambda b, c: b.cluster(c).release(c.body),
-          body=m.ReleaseRequest, answer=m.Released, problems=_WRITE),
+          body=m.ReleaseRequest, answer=m.Released, problems=_WRITE, repeat=True),
     Route("GET", f"{_C}/attachments/{{container}}/{{ifname}}",
           "What an attachment holds",
           _held, answer=m.Allocation, problems=_READ),
@@ -262,7 +306,7 @@ ROUTES: Final[tuple[Route[Backend], ...]] = (
     Route("PUT", f"{_C}/nodes/{{node}}",
           "What a node says of itself",
           lambda b, c: b.cluster(c).report_node(c.path["node"], c.body),
-          body=m.NodeReport, answer=m.Node, problems=_WRITE),
+          body=m.NodeReport, answer=m.Node, problems=_WRITE, repeat=True),
     Route("GET", "/v1/clusters",
           "All clusters",
           _items(lambda b, c: b.open().clusters()), answer=m.Items[m.Cluster], problems=_ANY),
@@ -289,8 +333,19 @@ ROUTES: Final[tuple[Route[Backend], ...]] = (
     Route("DELETE", "/v1/fabrics/{fabric}",
           "Delete a fabric without networks",
           lambda b, c: b.open().delete_fabric(c.path["fabric"]), problems=("in-use", *_WRITE)),
+    Route("GET", f"{_C}/audit",
+          "What was changed in the cluster, by whom, oldest first",
+          lambda b, c: b.cluster(c).audit(c.query.limit, _given(c.query.after)),
+          query=PageQuery, answer=m.AuditPage, problems=_READ),
+    Route("GET", "/v1/audit",
+          "Clusters and fabrics made and deleted, by whom, oldest first",
+          lambda b, c: b.open().audit(c.query.limit, _given(c.query.after)),
+          query=PageQuery, answer=m.AuditPage, problems=_ANY),
+    Route("GET", "/v1/server",
+          "This server alone, by its own account",
+          _own, answer=m.ServerStatus, problems=_ANY),
     Route("GET", "/v1/status",
-          "The server, its clusters and the state store",
+          "The servers, their clusters and the state store",
           lambda b, c: b.open().status(), answer=m.Status, problems=_ANY),
     Route("GET", "/healthz",
           "Whether the process lives",
@@ -306,3 +361,6 @@ ROUTES: Final[tuple[Route[Backend], ...]] = (
           _openapi, answer=bytes, always=True),
 )
 # fmt: on
+
+ROUTES: Final = tuple(replace(row, who=roles.who_may(row.method, row.path)) for row in _ROWS)
+"""The table, with whom each row lets in."""

@@ -22,6 +22,7 @@ from netspace.messages import (
     AllocateRequest,
     Allocation,
     AttachmentId,
+    AuditPage,
     ChangeNetwork,
     ChangePool,
     Cluster,
@@ -43,20 +44,24 @@ from netspace.messages import (
     Status,
 )
 from netspace.problems import Problem, invalid
+from netspace.tls import Tls
 
 A = TypeVar("A")
 
 
 class Client:
     """Asks the servers behind `endpoints` (`unix:///run/netspace/server.sock`,
-    `http://127.0.0.1:8470`), each request within `timeout` seconds.
+    `https://10.0.0.5:8470` with `tls`, `http://127.0.0.1:8470`), each request within `timeout`
+    seconds.
 
     Every coroutine raises `Problem`: the server's own, `unavailable` where none answers and nothing
     was changed, `outcome-unknown` where a change may have been made.
     """
 
-    def __init__(self, endpoints: Sequence[str], timeout: float = 10.0) -> None:
-        self._http = HttpClient(endpoints, timeout)
+    def __init__(
+        self, endpoints: Sequence[str], timeout: float = 10.0, tls: Tls | None = None
+    ) -> None:
+        self._http = HttpClient(endpoints, timeout, tls)
 
     async def __aenter__(self) -> Client:
         return self
@@ -90,6 +95,14 @@ class Client:
     async def report_node(self, cluster: str, node: str, report: NodeReport) -> Node:
         target = _path("clusters", cluster, "nodes", node)
         return await self._ask("PUT", target, Node, report, repeat=True)
+
+    async def audit(
+        self, cluster: str | None, *, limit: int = 500, after: str | None = None
+    ) -> AuditPage:
+        """One page of a cluster's changes, or of those of clusters and fabrics themselves."""
+        place = ("audit",) if cluster is None else ("clusters", cluster, "audit")
+        target = _path(*place) + _query(limit=str(limit), after=after)
+        return await self._ask("GET", target, AuditPage)
 
     # The server, fabrics, clusters, nodes.
 

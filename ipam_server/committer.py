@@ -88,6 +88,7 @@ class Committer:
         self._idle = asyncio.Event()
         self._idle.set()
         self.stopped = False
+        self.differs = False
 
     @property
     def waiting(self) -> int:
@@ -119,6 +120,12 @@ class Committer:
         self._finished(pending.change)
         return True
 
+    def stop(self, *, differs: bool) -> None:
+        """Sends nothing more; `run` returns once what is under way is decided."""
+        self.stopped = True
+        self.differs = self.differs or differs
+        self._work.set()
+
     def nudge(self) -> None:
         """Starts a transaction though no change waits, for what `extra` has to say."""
         self._idle.clear()
@@ -132,15 +139,17 @@ class Committer:
         """Commits until leadership is found to be lost, or etcd and memory to differ; cancel it to
         stop. After a difference nothing more is sent, so that the state can be read anew."""
         try:
-            while not self.stopped:
+            while True:
                 await self._work.wait()
+                if self.stopped:
+                    return
                 batch = self._batch()
                 try:
                     await self._commit(batch)
                 except BaseException:
                     self._fail(batch, outcome_unknown())
                     raise
-                if not self._waiting:
+                if not self._waiting and not self.stopped:
                     self._work.clear()
                     self._idle.set()
         finally:
@@ -215,7 +224,8 @@ class Committer:
         for pending, landed in zip(batch, revisions, strict=True):
             self._finished(pending.change)
             if landed is None:
-                self.stopped = self.stopped or not pending.change.shared
+                if not pending.change.shared:
+                    self.stop(differs=True)
                 _fail(pending, Conflict(pending.change.probe))
             elif not pending.decided.done():
                 pending.decided.set_result(landed)

@@ -14,10 +14,20 @@ from netspace.endpoints import Endpoint
 from netspace.http_server import Limits
 from netspace.logs import Level
 from netspace.problems import Problem
+from netspace.tls import Tls
 
 DEFAULT_PATH = Path("/etc/netspace/server.yaml")
 
 Seconds = Annotated[float, Field(ge=0.1, le=3600)]
+
+
+class ServerTls(Settings):
+    """PEM files: the authority that callers' certificates must come from, and the server's own
+    certificate and key."""
+
+    ca: Path
+    cert: Path
+    key: Path
 
 
 class EtcdTls(Settings):
@@ -56,8 +66,8 @@ class EtcdConfig(Settings):
 
 
 class LimitsConfig(Settings):
-    """`body` and `header` in bytes; `timeout` and `commit` in seconds, the second for the time a
-    change may wait until it is sent to etcd."""
+    """`body` and `header` in bytes; the others in seconds but for `concurrent` requests, changes
+    `waiting` and `connections`. `commit` is the time a change may wait until it is sent to etcd."""
 
     body: Annotated[int, Field(ge=4096, le=64 * 2**20)] = 2**20
     header: Annotated[int, Field(ge=1024, le=65536)] = 8190
@@ -65,6 +75,9 @@ class LimitsConfig(Settings):
     waiting: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     timeout: Seconds = 30.0
     commit: Seconds = 8.0
+    connections: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
+    arrival: Seconds = 10.0
+    idle: Seconds = 300.0
 
     @model_validator(mode="after")
     def _ordered(self) -> LimitsConfig:
@@ -75,20 +88,36 @@ class LimitsConfig(Settings):
     def http(self) -> Limits:
         """What of it the HTTP server watches over."""
         return Limits(
-            body=self.body, header=self.header, concurrent=self.concurrent, timeout=self.timeout
+            body=self.body,
+            header=self.header,
+            concurrent=self.concurrent,
+            timeout=self.timeout,
+            connections=self.connections,
+            arrival=self.arrival,
+            idle=self.idle,
         )
+
+
+class AuditConfig(Settings):
+    """How many changes of a cluster are remembered, and for how many days at most."""
+
+    entries: Annotated[int, Field(ge=10, le=100_000)] = 10_000
+    days: Annotated[float, Field(gt=0, le=36_500)] = 365
 
 
 class ServerConfig(Settings):
     """conf/server.yaml."""
 
     listen: Annotated[tuple[str, ...], Field(min_length=1)] = ("unix:///run/netspace/server.sock",)
+    tls: ServerTls | None = None
     socket_mode: Annotated[str, StringConstraints(pattern=r"^0[0-7]{3}\z")] = "0600"
     name: str = Field(default_factory=lambda: socket.gethostname().lower())
+    advertise: str | None = None
     etcd: EtcdConfig = EtcdConfig()
     leader_ttl: Annotated[int, Field(ge=1, le=600)] = 5
     clock_interval: Seconds = 5.0
     limits: LimitsConfig = LimitsConfig()
+    audit: AuditConfig = AuditConfig()
     log_level: Level = "info"
 
     @field_validator("listen")
@@ -99,14 +128,24 @@ class ServerConfig(Settings):
                 endpoint = Endpoint.parse(url)
             except Problem as problem:
                 raise ValueError(str(problem)) from None
-            if not endpoint.local:
+            if not endpoint.local and not endpoint.tls:
                 raise ValueError(
                     f"{url!r} could be reached from other machines, and without TLS every caller"
-                    " may do everything: listen on a Unix socket, 127.0.0.1 or ::1"
+                    " may do everything: write https, or listen on a Unix socket, 127.0.0.1 or ::1"
                 )
         if len(set(listen)) != len(listen):
             raise ValueError("an address stands twice")
         return listen
+
+    @field_validator("advertise")
+    @classmethod
+    def _reachable(cls, advertise: str | None) -> str | None:
+        if advertise is not None:
+            try:
+                Endpoint.parse(advertise)
+            except Problem as problem:
+                raise ValueError(str(problem)) from None
+        return advertise
 
     @field_validator("socket_mode", mode="before")
     @classmethod
@@ -122,6 +161,26 @@ class ServerConfig(Settings):
             raise ValueError(f"{name!r} is no name: use lower-case letters, digits, '-' and '.'")
         return name
 
+    @model_validator(mode="after")
+    def _certified(self) -> ServerConfig:
+        for endpoint in self.listeners:
+            if endpoint.tls and self.tls is None:
+                raise ValueError(
+                    f"listen: endpoint {endpoint.url!r} needs certificates: name tls.ca, tls.cert"
+                    " and tls.key"
+                )
+        return self
+
+    @property
+    def reached_at(self) -> str:
+        """Where other servers reach this one."""
+        return self.advertise or self.listen[0]
+
     @property
     def listeners(self) -> list[Endpoint]:
         return [Endpoint.parse(url) for url in self.listen]
+
+
+def own_tls(config: ServerConfig) -> Tls | None:
+    """The server's own files, with which it also asks other servers."""
+    return None if config.tls is None else Tls(config.tls.ca, config.tls.cert, config.tls.key)

@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 
 import msgspec
 
 from ipam_server import keys, views
+from ipam_server.audit import Kind, tell
+from ipam_server.audit_pages import audit_page, forget_oldest, remembered
+from ipam_server.leading import LeaderRecord
+from ipam_server.peers import Peers
 from ipam_server.records import ClusterRecord, FabricRecord
 from ipam_server.service import ClusterService
 from ipam_server.term import Limits
 from netspace import __version__
 from netspace import messages as m
+from netspace.callers import current
+from netspace.http_client import HttpClient
 from netspace.problems import Problem
 from statestore import (
     Compare,
@@ -31,37 +38,57 @@ from statestore import (
 
 log = logging.getLogger(__name__)
 
+PAUSE = 0.2
+"""Seconds between two attempts to learn what became of a write."""
+
 
 class Directory:
     """The way in for everything that is asked of a server. `open` it, then `close` it."""
 
-    def __init__(self, store: Store, server: str, ttl: int, limits: Limits) -> None:
+    def __init__(self, store: Store, peers: Peers, ttl: int, limits: Limits) -> None:
+        self.peers = peers
+        self.server = peers.me.name
         self._store = store
-        self._server = server
         self._ttl = ttl
         self._limits = limits
         self._services: dict[str, ClusterService] = {}
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._made: dict[str, int] = {}
         self._known = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, store: Store, server: str, ttl: int, limits: Limits) -> Directory:
+    async def open(
+        cls,
+        store: Store,
+        server: str,
+        ttl: int,
+        limits: Limits,
+        *,
+        endpoint: str = "",
+        client: Callable[[str], HttpClient] = lambda endpoint: HttpClient([endpoint]),
+    ) -> Directory:
         """Starts to follow which clusters there are, and to campaign for each. `server` is the name
-        this server leads under, `ttl` how many seconds it may fall silent."""
-        directory = cls(store, server, ttl, limits)
+        this server leads under, `ttl` how many seconds it may fall silent, `endpoint` where the
+        other servers reach it, `client` how it reaches them."""
+        me = LeaderRecord(name=server, endpoint=endpoint)
+        directory = cls(store, Peers(store, me, ttl, client, limits.timeout), ttl, limits)
         directory._watching = asyncio.create_task(directory._follow(), name="catalogue")
+        directory.peers.register()
         return directory
 
-    async def close(self) -> None:
-        """Finishes what is under way, then gives every leadership up."""
+    async def retire(self) -> None:
+        """Finishes what is under way and gives every leadership up; what is asked from then on is
+        for other servers, to which `forwarding` passes it."""
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
+        await asyncio.gather(*(service.retire() for service in self._services.values()))
+
+    async def close(self) -> None:
+        """Ends everything."""
+        await self.retire()
         await asyncio.gather(*(service.close() for service in self._services.values()))
-        for task in self._running.values():
-            task.cancel()
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await self.peers.close()
 
     def cluster(self, name: str) -> ClusterService:
         """The service of a cluster."""
@@ -89,7 +116,7 @@ class Directory:
 
     async def cluster_info(self, name: str) -> m.Cluster:
         service = self.cluster(name)
-        _ = service.term  # before the state was read once there is nothing to tell
+        _ = service.state  # before it was read once there is nothing to tell
         status = await service.status()
         return m.Cluster(
             name=name,
@@ -102,8 +129,11 @@ class Directory:
     async def create_cluster(self, new: m.NewCluster) -> m.Cluster:
         """Answers when the cluster is led, so that what follows can be asked at once."""
         put = Put(keys.catalogue(new.name), msgspec.json.encode(ClusterRecord(name=new.name)))
-        if not await self._write((Compare.absent(put.key),), put):
+        said = ("cluster", new.name, "create")
+        made = await self._write((Compare.absent(put.key),), put, said)
+        if made is None:
             raise Problem("exists", f"cluster {new.name} exists already")
+        self._made[new.name] = made
         self._start(new.name)
         try:
             async with asyncio.timeout(self._limits.timeout):
@@ -133,7 +163,8 @@ class Directory:
 
     async def create_fabric(self, new: m.NewFabric) -> m.Fabric:
         put = Put(keys.fabric(new.name), msgspec.json.encode(FabricRecord(name=new.name)))
-        if not await self._write((Compare.absent(put.key),), put):
+        said = ("fabric", new.name, "create")
+        if await self._write((Compare.absent(put.key),), put, said) is None:
             raise Problem("exists", f"fabric {new.name} exists already")
         return await self.fabric(new.name)
 
@@ -148,7 +179,8 @@ class Directory:
                 do="delete them first",
             )
         compares = (Compare.modified_at(stored.key, stored.mod_revision),)
-        if not await self._write(compares, Delete(stored.key)):
+        said = ("fabric", name, "delete")
+        if await self._write(compares, Delete(stored.key), said) is None:
             raise Problem("changed", f"fabric {name} was changed meanwhile", do="ask again")
 
     async def _fabric(self, name: str) -> tuple[FabricRecord, KeyValue]:
@@ -158,12 +190,20 @@ class Directory:
             raise Problem("not-found", f"there is no fabric {name}")
         return _fabric(stored), stored
 
+    async def audit(self, limit: int, after: str | None) -> m.AuditPage:
+        """Clusters and fabrics that were made and deleted, oldest first."""
+        return await audit_page(self._store, keys.AUDIT, limit, after)
+
     # Status
 
     async def status(self) -> m.Status:
         """Ready: the clusters are known, each is led by somebody, and an etcd member answers."""
         clusters = await asyncio.gather(*(service.status() for service in self._services.values()))
         members = await self._store.status()
+        try:
+            servers = await self.peers.servers(self.own_status())
+        except StoreError:
+            servers = [self.own_status()]
         ready = (
             self._known.is_set()
             and all(cluster.leader is not None for cluster in clusters)
@@ -171,9 +211,10 @@ class Directory:
         )
         return m.Status(
             version=__version__,
-            server=self._server,
+            server=self.server,
             ready=ready,
             clusters=list(clusters),
+            servers=servers,
             store=[
                 m.StoreMember(
                     endpoint=member.endpoint,
@@ -184,6 +225,15 @@ class Directory:
                 )
                 for member in members
             ],
+        )
+
+    def own_status(self) -> m.ServerStatus:
+        """This server alone; nothing is asked for."""
+        return m.ServerStatus(
+            name=self.server,
+            endpoint=self.peers.me.endpoint,
+            version=__version__,
+            clusters=[service.local_status() for service in self._services.values()],
         )
 
     # Following the catalogue
@@ -207,40 +257,62 @@ class Directory:
                 for event in change.events:
                     if event.kind == "put":
                         self._start(_name(event.key))
-                    else:
+                    elif self._made.pop(_name(event.key), 0) < event.mod_revision:
                         await self._stop(_name(event.key))
 
     def _start(self, name: str) -> None:
         if name not in self._services:
-            service = ClusterService(self._store, name, self._server, self._ttl, self._limits)
+            service = ClusterService(self._store, name, self.peers.me, self._ttl, self._limits)
             self._services[name] = service
-            self._running[name] = asyncio.create_task(service.run(), name=f"cluster {name}")
+            service.start()
 
     async def _stop(self, name: str) -> None:
-        service, task = self._services.pop(name, None), self._running.pop(name, None)
-        if service is not None and task is not None:
+        service = self._services.pop(name, None)
+        if service is not None:
             await service.close()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     # Writing outside of any cluster
 
-    async def _write(self, compares: tuple[Compare, ...], op: Put | Delete) -> bool:
-        """False if the comparison did not hold. A lost answer is asked for again: what stands there
-        then tells whether it was this write."""
+    async def _write(
+        self,
+        compares: tuple[Compare, ...],
+        op: Put | Delete,
+        said: tuple[Kind, str, str] | None = None,
+    ) -> int | None:
+        """The revision, or None if the comparison did not hold. A lost answer is asked for again:
+        what stands there then tells whether it was this write. `said`: kind, name and action, to
+        be remembered in the same transaction."""
+        if said is None:
+            return await self._write_all(compares, op, ())
+        with self._told():
+            decided = await self._store.revision()
+        put, entry = remembered(*said, decided, current())
+        revision = await self._write_all(compares, op, (put,))
+        if revision is not None:
+            tell(entry, None, revision)
+            with self._told():
+                await forget_oldest(self._store)
+        return revision
+
+    async def _write_all(
+        self, compares: tuple[Compare, ...], op: Put | Delete, more: tuple[Put, ...]
+    ) -> int | None:
         unknown = False
         while True:
             try:
                 with self._told():
-                    result = await self._store.txn(Txn(compares, (op,), (Get(op.key),)))
+                    result = await self._store.txn(Txn(compares, (op, *more), (Get(op.key),)))
             except _Unknown:
                 unknown = True
-                continue
-            if result.succeeded or not unknown:
-                return result.succeeded
-            found = result.results[0]
-            assert isinstance(found, tuple)
-            return bool(found) == isinstance(op, Put)
+            except Problem as problem:
+                if not unknown or not problem.again:
+                    raise
+            else:
+                found = () if result.succeeded else result.results[0]
+                assert isinstance(found, tuple)
+                landed = result.succeeded or (unknown and bool(found) == isinstance(op, Put))
+                return result.revision if landed else None
+            await asyncio.sleep(PAUSE)
 
     @contextlib.contextmanager
     def _told(self):  # type: ignore[no-untyped-def]

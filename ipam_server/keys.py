@@ -1,6 +1,7 @@
 """Where everything stands in etcd. One key a slot: nothing is rewritten whole.
 
     /netspace/v1/catalogue/CLUSTER                        the clusters there are
+    /netspace/v1/servers/SERVER                           the servers there are, on leases
     /netspace/v1/fabrics/FABRIC                           the networks that lie in a fabric
     /netspace/v1/clusters/CLUSTER/leader                  who leads (its create revision fences)
                                  /clock                   milliseconds that somebody has led
@@ -10,6 +11,8 @@
                                  /slots/NETWORK/INDEX     the holder
                                  /released/NETWORK/INDEX  who held it last
                                  /attachments/CONTAINER/IFNAME   which slot
+                                 /audit/REVISION-SEQUENCE        a change that somebody asked for
+    /netspace/v1/audit/REVISION-NAME                      the same of clusters and fabrics themselves
 
 INDEX is 32 hexadecimal digits (128 bits), so that keys sort as indices do.
 """
@@ -20,10 +23,14 @@ from typing import Literal
 
 ROOT = b"/netspace/v1/"
 CATALOGUE = ROOT + b"catalogue/"
+SERVERS = ROOT + b"servers/"
 FABRICS = ROOT + b"fabrics/"
 CLUSTERS = ROOT + b"clusters/"
+AUDIT = ROOT + b"audit/"
 
-Kind = Literal["leader", "clock", "networks", "pools", "nodes", "slots", "released", "attachments"]
+Kind = Literal[
+    "leader", "clock", "networks", "pools", "nodes", "slots", "released", "attachments", "audit"
+]
 
 SlotId = tuple[str, int]
 """The network's name and the index in it."""
@@ -36,8 +43,17 @@ def catalogue(cluster: str) -> bytes:
     return CATALOGUE + cluster.encode()
 
 
+def server(name: str) -> bytes:
+    return SERVERS + name.encode()
+
+
 def fabric(name: str) -> bytes:
     return FABRICS + name.encode()
+
+
+def catalogue_audit(revision: int, name: str) -> bytes:
+    """Decided at this revision, of the cluster or fabric of this name."""
+    return AUDIT + f"{revision:016x}-{name}".encode()
 
 
 class Keys:
@@ -65,6 +81,14 @@ class Keys:
 
     def attachment(self, attachment: AttachmentKey) -> bytes:
         return self.prefix + f"attachments/{attachment[0]}/{attachment[1]}".encode()
+
+    @property
+    def audits(self) -> bytes:
+        return self.prefix + b"audit/"
+
+    def audit(self, revision: int, sequence: int) -> bytes:
+        """Decided at this revision; `sequence` tells those of one revision apart."""
+        return self.audits + b"%016x-%06x" % (revision, sequence)
 
     def parse(self, key: bytes) -> tuple[str, tuple[str, ...]]:
         """The kind of a key and the names that follow; an empty kind for a key of others."""

@@ -1,4 +1,4 @@
-"""Leading one cluster: campaigning, reading the state, and carrying requests through a term.
+"""Following and leading one cluster, and carrying requests through a term.
 
 Requests go on to their end when their caller has gone; the caller waits a limited time.
 """
@@ -11,14 +11,19 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+import msgspec
+
+from ipam_server.audit import tell
+from ipam_server.audit_pages import audit_page
 from ipam_server.changes import Change
 from ipam_server.committer import Conflict, not_leader, outcome_unknown
+from ipam_server.following import Follower
 from ipam_server.keys import Keys
 from ipam_server.state import ClusterState
 from ipam_server.term import Limits, Term
 from netspace import messages as m
 from netspace.problems import Problem
-from statestore import Leadership, Store, StoreError
+from statestore import Leader, Leadership, Store, StoreError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -26,57 +31,87 @@ T = TypeVar("T")
 SHARED_ATTEMPTS = 3
 """How often a change of a network is decided anew because its fabric changed meanwhile."""
 
-PAUSE = 0.5
-"""Seconds between two attempts to read the state after a failure."""
+
+class LeaderRecord(msgspec.Struct, frozen=True):
+    """What a leader's key says: its name, and where the other servers reach it."""
+
+    name: str
+    endpoint: str
 
 
 class Leading:
-    """One cluster's terms, one after the other. `run` campaigns, leads and campaigns again."""
+    """One cluster as this server has it: followed while another server leads, led otherwise.
 
-    def __init__(self, store: Store, name: str, server: str, ttl: int, limits: Limits) -> None:
+    `start` it, `retire` before the end so that another server can go on, then `close`.
+    """
+
+    def __init__(
+        self, store: Store, name: str, server: LeaderRecord, ttl: int, limits: Limits
+    ) -> None:
         self.name = name
-        self._store = store
+        self._server = server
         self._limits = limits
+        self._store = store
         self._term: Term | None = None
+        self._following = Follower(store, name)
         self._leading = asyncio.Event()
-        self.dissolved = False
+        self._retired = False
+        self._running: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._election = Leadership(store, Keys(name).leader, server.encode(), ttl)
+        value = msgspec.json.encode(server)
+        self._election = Leadership(store, Keys(name).leader, value, ttl)
 
-    async def run(self) -> None:
-        """Leads whenever it can; cancel it to stop. On the way out leadership is given up."""
+    def start(self) -> None:
+        """Begins to follow, and to campaign."""
+        self._following.resume(anew=True)
+        self._running = asyncio.create_task(self._run(), name=f"cluster {self.name}")
+
+    async def retire(self) -> None:
+        """Decides nothing more, lets what is under way finish, and gives leadership up; what is
+        asked from then on is for another server. It follows on."""
+        self._retired = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._limits.timeout)
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Ends it all."""
+        await self.retire()
+        await self._following.pause()
+
+    async def _run(self) -> None:
         while True:
             async with await self._election.campaign() as leader:
                 while leader.leads:
-                    try:
-                        term = await Term.load(self._store, leader, self.name, self._limits)
-                    except StoreError as error:
-                        log.warning("cluster %s: cannot read the state: %s", self.name, error)
-                        await asyncio.sleep(PAUSE)
-                        continue
-                    except Exception:
-                        log.exception("cluster %s: the state cannot be understood", self.name)
-                        await asyncio.sleep(2 * PAUSE)
-                        continue
-                    self._begin(term)
-                    try:
-                        await term.run()
-                    except Exception:
-                        log.exception("cluster %s: a fault; the state is read anew", self.name)
-                        await asyncio.sleep(PAUSE)
-                    finally:
-                        self._leading.clear()
-                log.warning("cluster %s: no longer leading", self.name)
+                    await self._serve(leader)
+            log.warning("cluster %s: no longer leading", self.name)
 
-    def _begin(self, term: Term) -> None:
-        self._term = term
-        self._leading.set()
-        log.info("cluster %s: leading from revision %d", self.name, term.state.revision)
-
-    async def close(self) -> None:
-        """Lets the requests under way finish, at most as long as one may take."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._limits.timeout)
+    async def _serve(self, leader: Leader) -> None:
+        """One term. It begins when everything up to the leader's own key is in the state, so that
+        no write of an earlier leader can follow."""
+        reached = asyncio.ensure_future(self._following.reached(leader.create_revision))
+        lost = asyncio.ensure_future(leader.lost())
+        try:
+            await asyncio.wait({reached, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not reached.done():
+                return
+        finally:
+            lost.cancel()
+            reached.cancel()
+        agreed = False
+        try:
+            await self._following.pause()
+            term = self._term = Term(self._store, leader, self.state, self._limits)
+            log.info("cluster %s: leading from revision %d", self.name, term.state.revision)
+            self._leading.set()
+            agreed = await term.run()
+        except Exception:
+            log.exception("cluster %s: a fault; the state is read anew", self.name)
+        finally:
+            self._leading.clear()
+            self._following.resume(anew=not agreed)
 
     @property
     def leading(self) -> bool:
@@ -85,23 +120,55 @@ class Leading:
     async def wait_until_leading(self) -> None:
         await self._leading.wait()
 
-    async def leader(self) -> str | None:
-        """Who leads, as etcd has it."""
+    async def leader(self) -> LeaderRecord | None:
+        """Who leads, as etcd has it now."""
         current = await self._election.current()
-        return current[0].decode() if current else None
+        return msgspec.json.decode(current[0], type=LeaderRecord) if current else None
+
+    def elsewhere(self) -> str | None:
+        """Where the server is that leads, as far as is known here; None: nobody, or this one."""
+        state = self._following.state
+        if state is None or state.leader is None:
+            return None
+        record = msgspec.json.decode(state.leader, type=LeaderRecord)
+        return None if record == self._server else record.endpoint
+
+    async def moved(self, seconds: float) -> None:
+        """Waits until something has changed here, at most so long."""
+        heard = asyncio.ensure_future(self._following.moved())
+        waits: set[asyncio.Future[Any]] = {asyncio.ensure_future(self._leading.wait()), heard}
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+
+    @property
+    def state(self) -> ClusterState:
+        """The state for reading: the leader's own, or what a follower has heard of."""
+        if self._following.state is None:
+            raise Problem(
+                "state-unavailable", f"cluster {self.name} is being read from etcd", retry_after=1
+            )
+        return self._following.state
+
+    def now(self) -> int:
+        """The cluster's clock: exact where this server leads, else as it was last written."""
+        if self.leading and self._term is not None:
+            return self._term.clock.now()
+        return self.state.clock
 
     @property
     def term(self) -> Term:
-        """The term under way, or the last one for reading while there is none."""
+        """The term under way, or the last one."""
         if self._term is None:
             raise not_leader()
         return self._term
 
     def _lead(self) -> Term:
-        term = self.term
-        if self.dissolved or not self.leading or term.over:
+        if self._retired or not self.leading or self._term is None or self._term.over:
             raise not_leader()
-        return term
+        return self._term
 
     async def _open(self) -> Term:
         """The term under way, once nobody reshapes its networks or pools."""
@@ -111,25 +178,34 @@ class Leading:
             if term is self._lead():
                 return term
 
+    def local_status(self) -> m.ClusterStatus:
+        """How this server has the cluster; nothing is asked for."""
+        state = self._following.state
+        known = state.networks.values() if state else ()
+        leader = state.leader if state else None
+        return m.ClusterStatus(
+            name=self.name,
+            leading=self.leading,
+            leader=msgspec.json.decode(leader, type=LeaderRecord).name if leader else None,
+            revision=state.revision if state else 0,
+            networks=len(known),
+            pools=len(state.pools) if state else 0,
+            used=sum(len(network.held) for network in known),
+            released=sum(len(network.released) for network in known),
+            waiting=self._term.waiting if self._term else 0,
+        )
+
     async def status(self) -> m.ClusterStatus:
-        leader = None
+        """The same with the leader as etcd has it now."""
+        status = self.local_status()
         try:
             leader = await self.leader()
         except StoreError as error:
             log.warning("cluster %s: cannot read who leads: %s", self.name, error)
-        term = self._term
-        state = term.state if term else ClusterState(self.name)
-        return m.ClusterStatus(
-            name=self.name,
-            leading=self.leading,
-            leader=leader,
-            revision=state.revision,
-            networks=len(state.networks),
-            pools=len(state.pools),
-            used=sum(len(known.held) for known in state.networks.values()),
-            released=sum(len(known.released) for known in state.networks.values()),
-            waiting=term.waiting if term else 0,
-        )
+            status.leader = None
+        else:
+            status.leader = leader.name if leader else None
+        return status
 
     async def _reshape(self, decide: Callable[[Term], Awaitable[Change]]) -> None:
         """Decides and commits while nothing else changes; once more when a fabric was changed by
@@ -141,15 +217,27 @@ class Leading:
         async with term.alone():
             for _ in range(SHARED_ATTEMPTS):
                 with contextlib.suppress(Conflict):
-                    await term.submit(await decide(term))
+                    await self._submit_audited(term, await decide(term))
                     return
-        raise _changed()
+            term.distrust()
+        raise changed()
+
+    async def _submit_audited(self, term: Term, change: Change) -> None:
+        """Commits what somebody asked for, with the word of who it was."""
+        change, entry = term.audited(change)
+        revision = await term.submit(change)
+        if entry is not None:
+            tell(entry, self.name, revision)
+
+    async def audit(self, limit: int, after: str | None) -> m.AuditPage:
+        """What was changed, oldest first, as etcd has it now."""
+        return await audit_page(self._store, Keys(self.name).audits, limit, after)
 
     async def _commit(self, term: Term, change: Change) -> int:
         try:
             return await term.submit(change)
         except Conflict:
-            raise _changed() from None
+            raise changed() from None
 
     async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a request to its end, whatever becomes of its caller, who waits a limited time."""
@@ -166,7 +254,7 @@ class Leading:
         return task.result()
 
 
-def _changed() -> Problem:
+def changed() -> Problem:
     return Problem(
         "changed",
         "something changed while the request was decided",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -16,11 +17,13 @@ import click
 
 import netspace
 from ipam_server.api import Backend, make_application, why_not_ready
-from ipam_server.config import DEFAULT_PATH, ServerConfig
+from ipam_server.certificates import Certificates
+from ipam_server.config import DEFAULT_PATH, ServerConfig, own_tls
 from ipam_server.directory import Directory
 from ipam_server.term import Limits
 from netspace import logs
 from netspace.config import load
+from netspace.http_client import HttpClient
 from netspace.http_server import HttpServer
 from netspace.problems import Problem
 from statestore import Store, StoreError, Tls
@@ -71,21 +74,37 @@ async def serve(config: ServerConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    _many_files()
     backend = Backend()
-    http = HttpServer(make_application(backend, config.limits.http()), config.limits.http())
+    tls = own_tls(config)
+    certificates = None if tls is None else Certificates(tls, backend.metrics)
+    limits = config.limits.http()
+    http = HttpServer(
+        make_application(backend, limits),
+        limits,
+        certificates.renewed if certificates else None,
+        backend.metrics.cut,
+    )
     try:
+        if certificates is not None:
+            loop.add_signal_handler(signal.SIGHUP, certificates.look)
         for endpoint in config.listeners:
             await http.listen(endpoint, int(config.socket_mode, 8))
         async with _store(config) as store:
             backend.directory = await _directory(store, config)
             log.info("listening", extra={"server": config.name, "listen": config.listen})
-            watch = asyncio.create_task(_watch_readiness(backend.directory))
+            watching = [asyncio.create_task(_watch_readiness(backend.directory))]
+            if certificates is not None:
+                watching.append(asyncio.create_task(certificates.watch()))
             try:
                 await stop.wait()
                 log.info("stopping: requests under way are finished")
             finally:
-                watch.cancel()
-                await asyncio.gather(watch, return_exceptions=True)
+                for watch in watching:
+                    watch.cancel()
+                await asyncio.gather(*watching, return_exceptions=True)
+                # Another server leads before this one stops listening: nobody is turned away.
+                await backend.directory.retire()
                 await http.stop()
                 await backend.directory.close()
     finally:
@@ -108,8 +127,23 @@ async def _directory(store: Store, config: ServerConfig) -> Directory:
         max_waiting=config.limits.waiting,
         timeout=config.limits.commit,
         clock_interval=config.clock_interval,
+        audit_entries=config.audit.entries,
+        audit_age=config.audit.days * 86400,
     )
-    return await Directory.open(store, config.name, config.leader_ttl, limits)
+    return await Directory.open(
+        store,
+        config.name,
+        config.leader_ttl,
+        limits,
+        endpoint=config.reached_at,
+        client=lambda endpoint: HttpClient([endpoint], tls=own_tls(config)),
+    )
+
+
+def _many_files() -> None:
+    """As many open files, and so connections, as the system lets this process have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _watch_readiness(directory: Directory) -> None:

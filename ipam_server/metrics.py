@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
@@ -40,6 +40,13 @@ class Metrics:
             buckets=BUCKETS,
             registry=self._registry,
         )
+        self._cut = Counter(
+            "netspace_http_connections_cut",
+            "Connections turned away (full), without a handshake, or cut off (slow).",
+            ("why",),
+            registry=self._registry,
+        )
+        self._certificate: Gauge | None = None
         self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._state = _State()
         self._registry.register(self._state)
@@ -54,6 +61,20 @@ class Metrics:
             )
         known[0].inc()
         known[1].observe(seconds)
+
+    def cut(self, why: str) -> None:
+        """A connection was turned away or cut off."""
+        self._cut.labels(why).inc()
+
+    def certificate_expires(self, at: float) -> None:
+        """When the server's certificate expires, as a POSIX time."""
+        if self._certificate is None:
+            self._certificate = Gauge(
+                "netspace_tls_certificate_expires_timestamp_seconds",
+                "When the server's certificate expires.",
+                registry=self._registry,
+            )
+        self._certificate.set(at)
 
     async def exposition(self, directory: Directory | None) -> bytes:
         """The text format. Where the state cannot be read its gauges are absent: an old figure

@@ -115,6 +115,7 @@ def joined(fabric: FabricRecord, cluster: str, name: str, record: NetworkRecord)
         ipv6=record.ipv6,
         mapping=record.mapping,
         ranges=record.range or slots.format_ranges(slots.usable),
+        gateways=[each for each in (record.gateway4, record.gateway6) if each is not None],
     )
     others = left(fabric, cluster, name).members
     for other in others:
@@ -163,6 +164,17 @@ def _check_apart(fabric: str, member: FabricMemberRecord, other: FabricMemberRec
             f"{', '.join(slots.format_ranges(shared)[:3])} is in the range of {where} too",
             do="give every cluster on the VLAN a range of its own",
         )
+    for one, another in ((member, other), (other, member)):
+        inside = slots.parse_ranges(one.ranges)
+        for gateway in set(another.gateways) - set(one.gateways):
+            if parse_address(gateway).is_link_local or slots.parse_index(gateway) not in inside:
+                continue
+            raise Problem(
+                "overlap",
+                f"{gateway} is in the range of network {one.network} of cluster {one.cluster},"
+                f" but is the gateway of network {another.network} of cluster {another.cluster}",
+                do="name it as the gateway there too, or leave it out of that range",
+            )
 
 
 def _subnets(member: FabricMemberRecord) -> list[IPv4Network | IPv6Network]:

@@ -26,6 +26,7 @@ def document(
         operation: dict[str, Any] = {
             "operationId": _identifier(route),
             "summary": route.summary,
+            "description": f"Who may: {route.who.words()}.",
             "parameters": [
                 *_path_parameters(route, parameters, schemas),
                 *_query_parameters(route, schemas),

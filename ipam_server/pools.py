@@ -64,6 +64,7 @@ def change(state: ClusterState, pool: PoolState, asked: ChangePool) -> PoolRecor
 
 def grow(state: ClusterState, pool: PoolState, asked: ResizePool) -> PoolRecord:
     """The record with more space, from where the pool was carved."""
+    check_unchanged(f"pool {pool.name}", pool.revision, asked.revision)
     network = network_of(state, pool.record.network)
     parent = state.pools[pool.record.parent] if pool.record.parent else None
     free = _free(state, network, pool.record.network, parent)
@@ -77,6 +78,7 @@ def shrink(state: ClusterState, pool: PoolState, asked: ResizePool, now: int) ->
 
     By size the highest slots go; by ranges exactly those named, or none.
     """
+    check_unchanged(f"pool {pool.name}", pool.revision, asked.revision)
     network = network_of(state, pool.record.network)
     busy = Ranges(
         (index, index)
@@ -219,6 +221,8 @@ def _pick(
     is free, else in one piece, else in several. By size nothing is picked that somebody holds."""
     if spans and size is None:
         wanted = _spans(network, spans)
+        if not wanted:
+            raise invalid("ranges", f"{', '.join(spans[:3])} has no address that a pool can have")
         missing = wanted - free
         if missing:
             raise Problem(
@@ -253,8 +257,12 @@ def _size(spans: list[str], size: str | None) -> int:
 
 
 def _spans(network: NetworkState, spans: list[str]) -> Ranges:
+    """The indices named. A subnet means those of its addresses that a pool can have; addresses and
+    spans of them are taken at their word."""
+    parse = network.slots.parse_ranges
     try:
-        return network.slots.parse_ranges(spans)
+        subnets = parse([span for span in spans if "/" in span]) & network.total
+        return subnets | parse([span for span in spans if "/" not in span])
     except SlotError as error:
         raise invalid("ranges", error) from None
 

@@ -30,6 +30,7 @@ class FabricMemberRecord(msgspec.Struct, frozen=True, kw_only=True):
     ipv6: str | None
     mapping: Mapping
     ranges: list[str]
+    gateways: list[str] = []
 
 
 class FabricRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from ipam_server.changes import Change
 from ipam_server.keys import catalogue
 from ipam_server.keys import fabric as fabric_key
 from ipam_server.records import FabricRecord, Holder, NodeRecord
-from ipam_server.state import PoolState
+from ipam_server.state import ClusterState, PoolState
 from ipam_server.term import Term
 from ipam_server.views import AddressFilter
 from netspace import messages as m
@@ -39,11 +39,11 @@ class ClusterService(Allocations):
     # Networks
 
     async def networks(self) -> list[m.Network]:
-        state = self.term.state
+        state = self.state
         return [views.network(state, name) for name in sorted(state.networks)]
 
     async def network(self, name: str) -> m.Network:
-        state = self.term.state
+        state = self.state
         pool_rules.network_of(state, name)
         return views.network(state, name)
 
@@ -132,13 +132,13 @@ class ClusterService(Allocations):
                     do="delete them first",
                 )
             keys = term.state.keys
-            stored = [*term.state.strays, *map(keys.node, term.state.nodes)]
+            stored = [*term.state.strays, *term.state.audit, *map(keys.node, term.state.nodes)]
             await self._delete(term, stored)
             entry = catalogue(self.name)
             return Change((), (Delete(entry),), entry, None)
 
         await self._reshape(delete)
-        self.dissolved = True
+        self._retired = True
 
     async def _delete(self, term: Term, keys: list[bytes]) -> None:
         """Deletes keys a few at a time: one very large delete keeps etcd slow for minutes."""
@@ -148,13 +148,12 @@ class ClusterService(Allocations):
             await self._commit(term, Change((), gone, gone[0].key, None))
 
     async def pools(self) -> list[m.Pool]:
-        term = self.term
-        known = sorted(term.state.pools.values(), key=lambda pool: pool.name)
-        return [views.pool(term.state, pool, term.clock.now()) for pool in known]
+        state = self.state
+        known = sorted(state.pools.values(), key=lambda pool: pool.name)
+        return [views.pool(state, pool, self.now()) for pool in known]
 
     async def pool(self, name: str) -> m.Pool:
-        term = self.term
-        return views.pool(term.state, self._pool(term, name), term.clock.now())
+        return views.pool(self.state, self._pool(self.state, name), self.now())
 
     async def create_pool(self, new: m.NewPool) -> m.Pool:
         async def create(term: Term) -> Change:
@@ -183,7 +182,7 @@ class ClusterService(Allocations):
 
     async def delete_pool(self, name: str) -> None:
         async def delete(term: Term) -> Change:
-            pool = self._pool(term, name)
+            pool = self._pool(term.state, name)
             pool_rules.check_delete(term.state, pool)
             key = term.state.keys.pool(name)
             compares = (Compare.modified_at(key, pool.revision),)
@@ -193,7 +192,7 @@ class ClusterService(Allocations):
 
     async def _rewrite_pool(self, name: str, value: Callable[[Term, PoolState], bytes]) -> m.Pool:
         async def rewrite(term: Term) -> Change:
-            pool = self._pool(term, name)
+            pool = self._pool(term.state, name)
             put = Put(term.state.keys.pool(name), value(term, pool))
             compares = (Compare.modified_at(put.key, pool.revision),)
             return Change(compares, (put,), put.key, put.value)
@@ -201,27 +200,24 @@ class ClusterService(Allocations):
         await self._reshape(rewrite)
         return await self.pool(name)
 
-    def _pool(self, term: Term, name: str) -> PoolState:
-        if name not in term.state.pools:
+    def _pool(self, state: ClusterState, name: str) -> PoolState:
+        if name not in state.pools:
             raise Problem("not-found", f"cluster {self.name} has no pool {name}")
-        return term.state.pools[name]
+        return state.pools[name]
 
     # Addresses
 
     async def addresses(
         self, wanted: AddressFilter, limit: int, after: str | None
     ) -> m.AddressPage:
-        term = self.term
-        return views.address_page(term.state, wanted, limit, after, term.clock.now())
+        return views.address_page(self.state, wanted, limit, after, self.now())
 
     async def address(self, address: str, network: str | None) -> m.AddressEntry:
-        term = self.term
-        return views.address(
-            term.state, views.find_slot(self.term.state, address, network), term.clock.now()
-        )
+        slot = views.find_slot(self.state, address, network)
+        return views.address(self.state, slot, self.now())
 
     async def reserve(self, request: m.Reserve) -> m.AddressEntry:
-        slot = views.find_slot(self.term.state, request.address, request.network)
+        slot = views.find_slot(self.state, request.address, request.network)
 
         async def reserve(term: Term) -> Change:
             if slot[1] not in pool_rules.network_of(term.state, slot[0]).total:
@@ -246,7 +242,7 @@ class ClusterService(Allocations):
         return await self.address(request.address, request.network)
 
     async def unreserve(self, address: str, network: str | None) -> None:
-        slot = views.find_slot(self.term.state, address, network)
+        slot = views.find_slot(self.state, address, network)
 
         async def unreserve(term: Term) -> Change:
             held = term.state.held(slot)
@@ -259,12 +255,12 @@ class ClusterService(Allocations):
     # Nodes
 
     async def nodes(self) -> list[m.Node]:
-        state = self.term.state
+        state = self.state
         names = sorted(state.nodes.keys() | state.used_by.keys())
         return [node for name in names if (node := views.node(state, name)) is not None]
 
     async def node(self, name: str) -> m.Node:
-        node = views.node(self.term.state, name)
+        node = views.node(self.state, name)
         if node is None:
             raise Problem("not-found", f"cluster {self.name} knows no node {name}")
         return node

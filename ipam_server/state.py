@@ -17,7 +17,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
 
 import msgspec
 
@@ -60,32 +59,18 @@ class Released:
 
 def slot_map(record: NetworkRecord) -> SlotMap:
     """The mapping of a stored network."""
-    return SlotMap(
-        IPv4Network(record.ipv4) if record.ipv4 else None,
-        IPv6Network(record.ipv6) if record.ipv6 else None,
-        record.mapping,
-    )
+    return SlotMap.of(record.ipv4, record.ipv6, record.mapping)
 
 
 def total_of(record: NetworkRecord) -> Ranges:
     """The indices that pools may be carved from: usable, in range, not excluded, no gateway."""
-    slots = slot_map(record)
-    total = slots.usable
-    if record.range:
-        total &= slots.parse_ranges(record.range)
-    return total - slots.parse_ranges(record.exclude) - gateway_indices(slots, record)
+    gateways = (record.gateway4, record.gateway6)
+    return slot_map(record).total(record.range, record.exclude, gateways)
 
 
 def gateway_indices(slots: SlotMap, record: NetworkRecord) -> Ranges:
     """The slots whose addresses are the gateways': none for a gateway outside the mapping."""
-    indices = []
-    for gateway in (record.gateway4, record.gateway6):
-        if gateway is not None:
-            try:
-                indices.append(slots.parse_index(gateway))
-            except ValueError:
-                continue
-    return Ranges((index, index) for index in indices)
+    return slots.taken_by((record.gateway4, record.gateway6))
 
 
 class NetworkState:
@@ -163,18 +148,25 @@ class PoolState:
         self.ready.discard(index)
 
 
+class _Moment(msgspec.Struct):
+    """What of an audit entry is kept in memory."""
+
+    at: int = 0
+
+
 @dataclass(slots=True)
 class ClusterState:
     """Everything that is known of a cluster at `revision`.
 
     `names`: the slots that a named pod holds or held last. `earlier`: how many held slots had the
     name before their present holder. `used_by`: held slots by node. `strays`: keys of networks that
-    do not exist."""
+    do not exist. `audit`: when each remembered change was made, by its key."""
 
     name: str
     keys: Keys = field(init=False)
     revision: int = 0
     clock: int = 0
+    leader: bytes | None = None
     networks: dict[str, NetworkState] = field(default_factory=dict)
     pools: dict[str, PoolState] = field(default_factory=dict)
     nodes: dict[str, NodeRecord] = field(default_factory=dict)
@@ -185,6 +177,7 @@ class ClusterState:
     used_by: dict[str, int] = field(default_factory=dict)
     reshaped: set[str] = field(default_factory=set)
     strays: set[bytes] = field(default_factory=set)
+    audit: dict[bytes, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.keys = Keys(self.name)
@@ -278,6 +271,12 @@ class ClusterState:
                 self._apply_pool(names[0], value, event.mod_revision)
             case "nodes":
                 self._apply_node(names[0], value)
+            case "audit" if value is None:
+                self.audit.pop(event.key, None)
+            case "audit":
+                self.audit[event.key] = msgspec.json.decode(value, type=_Moment).at
+            case "leader":
+                self.leader = value
             case "clock":
                 self.clock = max(self.clock, int(value or b"0"))
 

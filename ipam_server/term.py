@@ -1,7 +1,7 @@
 """One term of leading a cluster: the state in memory, its clock, and the changes under way.
 
-A term begins by reading the whole state at one revision after the leader's key was made, so that no
-write of an earlier leader can follow, and ends for good when leadership is lost.
+A term begins with the state at a revision after the leader's key was made, so that no write of an
+earlier leader can follow, and ends for good when leadership is lost.
 """
 
 from __future__ import annotations
@@ -11,24 +11,35 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from ipam_server.audit import AuditRecord, audited, overdue
 from ipam_server.changes import Change, freeing
-from ipam_server.committer import Committer, state_unavailable
+from ipam_server.committer import Committer, Conflict, state_unavailable
 from ipam_server.keys import SlotId
 from ipam_server.state import ClusterState, Held
+from netspace.callers import current
 from netspace.problems import Problem
-from statestore import Event, Leader, Put, Store, Unavailable
+from statestore import Delete, Leader, Put, Store, Unavailable
+
+
+FORGOTTEN = 50
+"""Remembered changes that one transaction forgets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`max_operations`: etcd's limit for one transaction. `max_waiting`: changes in the queue.
-    `timeout`: seconds a change may take. `clock_interval`: seconds between writes of the clock."""
+    `timeout`: seconds a change may take. `clock_interval`: seconds between writes of the clock. `audit_entries`, `audit_age`: how many
+    changes are remembered, and for how many seconds at most; looked at each `audit_interval`."""
 
     max_operations: int = 128
     max_waiting: int = 10_000
     timeout: float = 20.0
     clock_interval: float = 5.0
+    audit_entries: int = 10_000
+    audit_age: float = 365 * 86400.0
+    audit_interval: float = 60.0
 
 
 class Clock:
@@ -44,7 +55,7 @@ class Clock:
 
 
 class Term:
-    """See the module. Made by `Term.load`; `run` commits until leadership is lost."""
+    """See the module; `run` commits until leadership is lost."""
 
     def __init__(self, store: Store, leader: Leader, state: ClusterState, limits: Limits) -> None:
         self.state = state
@@ -66,11 +77,6 @@ class Term:
             limits.max_waiting,
         )
 
-    @classmethod
-    async def load(cls, store: Store, leader: Leader, name: str, limits: Limits) -> Term:
-        """Reads the cluster's state; raises `StoreError`."""
-        return cls(store, leader, await load(store, name), limits)
-
     @property
     def waiting(self) -> int:
         return self._committer.waiting
@@ -79,8 +85,9 @@ class Term:
     def over(self) -> bool:
         return self._committer.stopped or not self._leader.leads
 
-    async def run(self) -> None:
-        """Returns when the term has ended: leadership lost, or memory and etcd found to differ."""
+    async def run(self) -> bool:
+        """Returns when the term has ended: True when leadership was lost, False when memory and
+        etcd were found to differ, so that the state must be read anew."""
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(each)
@@ -88,16 +95,28 @@ class Term:
                     self._committer.run(),
                     self._leader.lost(),
                     self._keep_clock(),
+                    self._keep_audit(),
                 )
             ]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 task.cancel()
+        return not self._committer.differs
+
+    def distrust(self) -> None:
+        """Ends the term: what is in memory was refused too often to be what etcd has."""
+        self._committer.stop(differs=True)
 
     def freeing(self, slot: SlotId, held: Held) -> Change:
         """The change that ends one generation of a slot, at this moment of the cluster's clock."""
         self._sequence += 1
         return freeing(self.state.keys, slot, held, self.clock.now(), self._sequence)
+
+    def audited(self, change: Change) -> tuple[Change, AuditRecord | None]:
+        """The change with the word of who asked for it, if it is of something declared."""
+        self._sequence += 1
+        said = datetime.now(UTC).isoformat(timespec="seconds")
+        return audited(change, self.state, current(), self._sequence, self.clock.now(), said)
 
     async def open(self) -> None:
         """Waits while somebody reshapes networks or pools."""
@@ -162,25 +181,22 @@ class Term:
     def _tick(self) -> Put:
         return Put(self.state.keys.clock, b"%d" % self.clock.now())
 
+    async def _keep_audit(self) -> None:
+        """Forgets the oldest remembered changes, a few at a time."""
+        while True:
+            age = int(self.limits.audit_age * 1000)
+            gone = overdue(self.state.audit, self.clock.now(), self.limits.audit_entries, age)
+            for at in range(0, len(gone), FORGOTTEN):
+                deletes = tuple(map(Delete, gone[at : at + FORGOTTEN]))
+                with contextlib.suppress(Problem, Conflict):
+                    await self.submit(Change((), deletes, deletes[0].key, None))
+            await asyncio.sleep(self.limits.audit_interval)
+
     async def _keep_clock(self) -> None:
         """Writes the clock while something is measured by it."""
         while True:
             await asyncio.sleep(self.limits.clock_interval)
+            for pool in self.state.pools.values():
+                self.state.settle(pool, self.clock.now())
             if any(len(pool.cooling) for pool in self.state.pools.values()):
                 self._committer.nudge()
-
-
-async def load(store: Store, name: str) -> ClusterState:
-    """The whole state of a cluster at one revision, beside whatever is in memory now."""
-    state = ClusterState(name)
-    revision = 1
-    async with contextlib.aclosing(store.pages(state.keys.prefix)) as pages:
-        async for page in pages:
-            revision = page.revision
-            events = (
-                Event("put", kv.key, kv.value, kv.create_revision, kv.mod_revision)
-                for kv in page.items
-            )
-            state.apply(revision, events, more=True)
-    state.apply(revision, ())
-    return state

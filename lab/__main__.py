@@ -20,6 +20,10 @@ class Command:
     run: Callable[[list[str]], int]
 
 
+USAGE = 26
+"""Columns of the usages in the help; after a longer one the help begins on the next line."""
+
+
 def demo(arguments: list[str]) -> int:
     """Run the demo directly where the kernel has what it needs, else in the lab kernel.
 
@@ -39,6 +43,7 @@ def demo(arguments: list[str]) -> int:
 
 def test(arguments: list[str]) -> int:
     _set_up()
+    setup.ensure(packages.BENCH)
     return testing.run(arguments)
 
 
@@ -58,6 +63,16 @@ def lab(arguments: list[str]) -> int:
         return subprocess.run(arguments, env=programs.environment()).returncode
     setup.ensure(packages.LAB_KERNEL)
     return kernel.main(arguments or ["bash"])
+
+
+def bench(arguments: list[str]) -> int:
+    """Run a bench: with the machine's own network, on loopback alone."""
+    what, *options = arguments or [""]
+    if what != "server":
+        return _refuse(f"bench: no bench {what!r}; there is server")
+    setup.ensure((*packages.COMMON, *packages.BENCH))
+    command = [str(programs.PYTHON), "-m", "bench.server", *options]
+    return subprocess.run(command, env=programs.environment()).returncode
 
 
 def set_up(arguments: list[str]) -> int:
@@ -85,6 +100,11 @@ COMMANDS = {
     "lab": Command(
         "[COMMAND]", "a command in the lab that stands, else in a lab kernel of its own", lab
     ),
+    "bench": Command(
+        "server [--json FILE] [--quick] [--rows NAME...]",
+        "how fast and how large the server is, beside its goals",
+        bench,
+    ),
     "setup": Command("", "bring what is missing; the others do it by themselves", set_up),
     "help": Command("", "this text", show_help),
 }
@@ -93,7 +113,9 @@ COMMANDS = {
 def help_text() -> str:
     lines = ["usage: ./run COMMAND", ""]
     for name, command in COMMANDS.items():
-        lines.append(f"  {f'{name} {command.usage}'.strip():<26} {command.help}")
+        usage = f"{name} {command.usage}".strip()
+        gap = " " if len(usage) <= USAGE else f"\n{'':<{USAGE + 3}}"
+        lines.append(f"  {usage:<{USAGE}}{gap}{command.help}")
     lines += [
         "",
         "What is missing is brought into this folder (.venv, .lab); nothing is installed on",

@@ -23,10 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from lab import programs
+from lab import processes, programs
 
 READY = 20.0
 """Seconds a member may take until it has a leader and answers."""
+
+MAINTENANCE = 60.0
+"""Seconds that going through all that is stored may take."""
 
 
 class EtcdError(Exception):
@@ -50,8 +53,8 @@ class ServerTls:
 
 @dataclass
 class Etcd:
-    """One member. `folder` gets its data and its log (`etcd.log`); `quota` is in bytes. It ends with
-    the process that started it, unless it `outlives` that."""
+    """One member. `folder` gets its data and its log (`etcd.log`); `quota` is in bytes. It ends
+    with the process that started it, unless it `outlives` that."""
 
     folder: Path
     name: str = "a"
@@ -96,12 +99,17 @@ class Etcd:
             raise EtcdError(f"etcd {self.name} is not running")
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether there is a process, be it a paused one."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self, wait: bool = True) -> None:
         """Start it, on the same ports and data as before; `wait` until it is ready."""
         if self._process is not None:
             raise EtcdError(f"etcd {self.name} is running already")
         self.folder.mkdir(parents=True, exist_ok=True)
-        bound = [] if self.outlives else [str(programs.find("setpriv")), "--pdeathsig=KILL"]
+        bound = [] if self.outlives else processes.bound()
         with (self.folder / "etcd.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*bound, str(programs.find("etcd")), *self._arguments()],
@@ -172,7 +180,8 @@ class Etcd:
 
     def compact(self, revision: int) -> None:
         """Forget what was before this revision."""
-        self.request("kv/compaction", {"revision": str(revision), "physical": True})
+        body = {"revision": str(revision), "physical": True}
+        self.request("kv/compaction", body, MAINTENANCE)
 
     def disarm(self) -> None:
         """End all alarms (NOSPACE)."""
@@ -182,15 +191,15 @@ class Etcd:
 
     def defragment(self) -> None:
         """Give the space of deleted and compacted keys back."""
-        self.request("maintenance/defragment", {})
+        self.request("maintenance/defragment", {}, MAINTENANCE)
 
-    def request(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def request(self, path: str, body: dict[str, Any], seconds: float = 5) -> dict[str, Any]:
         """One request to etcd's JSON gateway (`/v3/PATH`). Raises `EtcdError`."""
         request = urllib.request.Request(
             f"{self.url}/v3/{path}", json.dumps(body).encode(), method="POST"
         )
         try:
-            with self._open(request) as answer:
+            with self._open(request, seconds) as answer:
                 decoded: dict[str, Any] = json.load(answer)
                 return decoded
         except urllib.error.HTTPError as error:
@@ -207,14 +216,14 @@ class Etcd:
         except (OSError, ValueError):
             return False
 
-    def _open(self, request: urllib.request.Request) -> Any:
+    def _open(self, request: urllib.request.Request, seconds: float = 5) -> Any:
         handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
         if self.tls:
             context = ssl.create_default_context(cafile=str(self.tls.ca))
             if self.tls.client_cert:
                 context.load_cert_chain(self.tls.client_cert, self.tls.client_key)
             handlers.append(urllib.request.HTTPSHandler(context=context))
-        return urllib.request.build_opener(*handlers).open(request, timeout=5)
+        return urllib.request.build_opener(*handlers).open(request, timeout=seconds)
 
     def _arguments(self) -> list[str]:
         options = {

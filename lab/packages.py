@@ -67,6 +67,7 @@ LAB_KERNEL = (
     _program("tcc", "tcc"),
 )
 LINT = (_program("shellcheck", "shellcheck"),)
+BENCH = (_program("wrk", "wrk"),)
 
 
 def new_packages(simulation: str) -> dict[str, str]:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from lab import programs
+
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
@@ -72,6 +74,11 @@ def undisturbed() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def bound() -> list[str]:
+    """Return what to put before a command that is to end when its starter does."""
+    return [str(programs.find("setpriv")), "--pdeathsig=KILL"]
 
 
 def die_with_parent() -> None:

@@ -1,24 +1,37 @@
-"""A TCP proxy on loopback that loses answers and cuts connections when it is told to."""
+"""A TCP proxy on loopback that delays, holds, loses, cuts and refuses when it is told to."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Self
 
 
 class Proxy:
-    """Hands bytes on between its own `port` and the target's, in `async with`."""
+    """Hands bytes on between its own `port` and the target's, in `async with`.
 
-    def __init__(self, host: str, port: int) -> None:
+    `name_of` names who connects, by the port it connects from, so that connections of one can be
+    cut and refused apart from the others'.
+    """
+
+    def __init__(self, host: str, port: int, name_of: Callable[[int], str] | None = None) -> None:
         self.losing_answers = False
         """Whether what the target says is thrown away; what it is told still arrives."""
         self.losing_requests = False
         """Whether what the target is told is thrown away."""
+        self.delay = 0.0
+        """Seconds that all that comes is kept before it is handed on."""
+        self.refused: set[str] = set()
+        """Whose connections are reset as soon as they are made; "" is everybody without a name."""
         self.port = 0
         self._target = (host, port)
+        self._name_of = name_of or (lambda _port: "")
         self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._writers: dict[asyncio.StreamWriter, str] = {}
+        self._handing: set[asyncio.Task[None] | None] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -28,39 +41,66 @@ class Proxy:
     async def __aexit__(self, *error: object) -> None:
         assert self._server is not None
         self._server.close()
-        self.cut()
+        self.flow()
+        while self._handing:
+            self.cut()
+            await asyncio.wait({task for task in self._handing if task}, timeout=0.1)
         await self._server.wait_closed()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def cut(self) -> None:
-        """Reset all connections; new ones are taken."""
-        for writer in self._writers:
-            writer.transport.abort()
+    def cut(self, name: str | None = None) -> None:
+        """Reset all connections, or those of one; new ones are taken."""
+        for writer, who in self._writers.items():
+            if name in (None, who):
+                writer.transport.abort()
+
+    def hold(self) -> None:
+        """Keep what comes until `flow`: it arrives, however late, even from who gave up since."""
+        self._flowing.clear()
+
+    def flow(self) -> None:
+        """Hand on what was held."""
+        self._flowing.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self._handing.add(task)
         try:
+            await self._serve(reader, writer)
+        finally:
+            self._handing.discard(task)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        who = self._name_of(writer.get_extra_info("peername")[1])
+        try:
+            if who in self.refused:
+                raise ConnectionRefusedError
             target_reader, target_writer = await asyncio.open_connection(*self._target)
         except OSError:
             writer.transport.abort()
             return
-        both = {writer, target_writer}
-        self._writers |= both
+        both = (writer, target_writer)
+        self._writers |= dict.fromkeys(both, who)
         try:
             await asyncio.gather(
                 self._hand_on(reader, target_writer, answers=False),
                 self._hand_on(target_reader, writer, answers=True),
             )
         finally:
-            self._writers -= both
+            for each in both:
+                del self._writers[each]
 
     async def _hand_on(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: bool
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
+                if self.delay:
+                    await asyncio.sleep(self.delay)
+                await self._flowing.wait()
                 if not (self.losing_answers if answers else self.losing_requests):
                     writer.write(data)
                     await writer.drain()

@@ -35,6 +35,7 @@ OUR_PACKAGES = (
     "cni_plugins",
     "netspacectl",
     "lab",
+    "bench",
     "tests",
 )
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from netspace import documents
 from netspace.problems import Problem
 
 MAX_SIZE: Final = 2**20
@@ -43,13 +42,12 @@ def load(path: Path, model: type[M]) -> M:
 def parse(data: bytes, model: type[M], path: Path) -> M:
     """As `load`; the path is for the errors."""
     try:
-        content = yaml.load(data, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise _faulty(path, [f"{where}{error.problem}"]) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise _faulty(path, [f"it is not YAML: {' '.join(str(error).split())}"]) from None
+        contents = documents.read(data)
+    except documents.DocumentError as error:
+        raise _faulty(path, [str(error)]) from None
+    if len(contents) > 1:
+        raise _faulty(path, ["it must be a single document"])
+    content = contents[0] if contents else None
     if content is None:
         content = {}
     if not isinstance(content, dict):
@@ -82,18 +80,3 @@ def _reason(fault: Any) -> str:
         return "there is no such key"
     message: str = fault["msg"]
     return message.removeprefix("Value error, ")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe types; a key that stands twice is an error instead of the last one winning."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} stands twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)

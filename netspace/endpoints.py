@@ -11,16 +11,19 @@ from netspace.problems import invalid
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """`path` of a Unix socket, or `host` and `port`; `url` is as it was written."""
+    """`path` of a Unix socket, or `host` and `port`, with `tls` or without; `url` is as it was
+    written."""
 
     url: str
     path: str = ""
     host: str = ""
     port: int = 0
+    tls: bool = False
 
     @staticmethod
     def parse(url: str) -> Endpoint:
-        """`unix:///run/netspace/server.sock` or `http://127.0.0.1:8470`; else `Problem` invalid."""
+        """`unix:///run/netspace/server.sock`, `https://10.0.0.5:8470` or `http://127.0.0.1:8470`;
+        else `Problem` invalid."""
         try:
             parts = urlsplit(url)
             host, port = parts.hostname or "", parts.port
@@ -29,12 +32,13 @@ class Endpoint:
         plain = not (parts.username or parts.query or parts.fragment)
         if parts.scheme == "unix" and plain and not parts.netloc and len(parts.path) > 1:
             return Endpoint(url, path=parts.path)
-        if parts.scheme == "http" and plain and host and port and parts.path in ("", "/"):
-            return Endpoint(url, host=host, port=port)
+        web = parts.scheme in ("http", "https")
+        if web and plain and host and port and parts.path in ("", "/"):
+            return Endpoint(url, host=host, port=port, tls=parts.scheme == "https")
         raise invalid(
             f"endpoint {url[:120]!r}",
             "it is neither a Unix socket nor an HTTP address with a port",
-            do="write unix:///run/netspace/server.sock or http://127.0.0.1:8470",
+            do="write unix:///run/netspace/server.sock, https://HOST:8470 or http://127.0.0.1:8470",
         )
 
     @property

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections import deque
 from collections.abc import Sequence
 from time import monotonic
@@ -19,6 +20,7 @@ import h11
 
 from netspace.endpoints import Endpoint
 from netspace.problems import Problem, invalid
+from netspace.tls import Renewed, Tls, client_context, explained, refused
 
 MAX_ANSWER: Final = 64 * 2**20
 """Bytes of an answer's body; more is refused, whoever sends it."""
@@ -39,12 +41,15 @@ class Connection:
         self.sent = False
 
     @staticmethod
-    async def open(endpoint: Endpoint) -> Connection:
-        """`OSError` where nobody listens."""
+    async def open(endpoint: Endpoint, tls: ssl.SSLContext | None = None) -> Connection:
+        """`OSError` where nobody listens, or who listens is not whom the endpoint names."""
         if endpoint.path:
             streams = await asyncio.open_unix_connection(endpoint.path)
         else:
-            streams = await asyncio.open_connection(endpoint.host, endpoint.port)
+            if tls is not None and endpoint.tls:
+                streams = await _open_tls(endpoint, tls)
+            else:
+                streams = await asyncio.open_connection(endpoint.host, endpoint.port)
             tcp = streams[1].get_extra_info("socket")
             tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return Connection(*streams)
@@ -96,6 +101,44 @@ class Connection:
             await self._writer.wait_closed()
 
 
+async def _open_tls(
+    endpoint: Endpoint, tls: ssl.SSLContext
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection on which both sides have shown their certificates, and the server's names the
+    host of the endpoint. A server that is not taken is told why."""
+    sock = await _connected(endpoint)
+    with sock.dup() as spare:
+        try:
+            return await asyncio.open_connection(
+                sock=sock, ssl=tls, server_hostname=endpoint.host, ssl_shutdown_timeout=1
+            )
+        except ssl.SSLError as error:
+            # asyncio closes its own descriptor without having sent the alert.
+            with contextlib.suppress(OSError):
+                spare.send(vars(error).get("alert", b""))
+            raise
+
+
+async def _connected(endpoint: Endpoint) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    failure: OSError | None = None
+    for family, kind, protocol, _, address in await loop.getaddrinfo(
+        endpoint.host, endpoint.port, type=socket.SOCK_STREAM
+    ):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, address)
+            return sock
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+    raise failure or ConnectionError(f"{endpoint.host} has no address")
+
+
 class _Lost(Exception):
     """No answer from an endpoint. `sent`: it may have got the request."""
 
@@ -108,15 +151,26 @@ class _Lost(Exception):
 class HttpClient:
     """Asks any one of several servers that know the same; begins with the one that answered last.
 
-    `timeout` is the deadline of a whole request in seconds, failover included. Close it, or use it
-    with `async with`.
+    `timeout` is the deadline of a whole request in seconds, failover included. `tls` is for
+    endpoints that begin with https; its files may change at any time. Close it, or use it with
+    `async with`.
     """
 
-    def __init__(self, endpoints: Sequence[str], timeout: float = 10.0) -> None:
+    def __init__(
+        self, endpoints: Sequence[str], timeout: float = 10.0, tls: Tls | None = None
+    ) -> None:
         if not endpoints:
             raise invalid("endpoints", "there are none", do="name a server")
         self._endpoints = [Endpoint.parse(url) for url in endpoints]
         self._timeout = timeout
+        secured = [endpoint.url for endpoint in self._endpoints if endpoint.tls]
+        if secured and tls is None:
+            raise invalid(
+                f"endpoint {secured[0]}",
+                "it needs the authority's certificate, a certificate of ours and its key",
+                do="name the files: ca, cert and key",
+            )
+        self._tls = Renewed(tls, client_context) if secured and tls is not None else None
         self._first = 0
         self._idle: dict[Endpoint, deque[Connection]] = {
             endpoint: deque(maxlen=IDLE_CONNECTIONS) for endpoint in self._endpoints
@@ -128,9 +182,16 @@ class HttpClient:
                 await connections.pop().closed()
 
     async def request(
-        self, method: str, target: str, body: bytes = b"", *, repeat: bool = False
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        *,
+        repeat: bool = False,
+        headers: Sequence[tuple[str, str]] = (),
     ) -> bytes:
         """The body of a 2xx answer; `target` is path and query, quoted; all else is a `Problem`.
+        `headers` go along with those that every request has.
 
         A request goes to the next endpoint when it surely was not carried out: the connection
         failed, or the answer is one of `ELSEWHERE`. One whose answer was lost is sent again only
@@ -153,7 +214,7 @@ class HttpClient:
             try:
                 status, answer = await self._attempt(
                     endpoint,
-                    _request(method, target, endpoint, body),
+                    _request(method, target, endpoint, body, headers),
                     body,
                     left=left,
                     # Where others can still be asked, a hung one must not use up all the time.
@@ -207,7 +268,7 @@ class HttpClient:
             connection = None
             return answer
         except (OSError, UnicodeError, h11.RemoteProtocolError) as error:
-            sent = connection is not None and connection.sent
+            sent = connection is not None and connection.sent and not refused(error)
             raise _Lost(_why(error, monotonic() - started), sent) from None
         finally:
             if connection is not None:
@@ -224,7 +285,7 @@ class HttpClient:
             if connection.idle():
                 return connection
             connection.close()
-        return await Connection.open(endpoint)
+        return await Connection.open(endpoint, self._tls.context if self._tls else None)
 
     def _keep(self, endpoint: Endpoint, connection: Connection) -> None:
         idle = self._idle[endpoint]
@@ -251,8 +312,14 @@ def _failed(what: str, failures: list[str], refusal: Problem | None, unknown: bo
     )
 
 
-def _request(method: str, target: str, endpoint: Endpoint, body: bytes) -> h11.Request:
-    headers = [("Host", endpoint.authority), ("Accept", "application/json")]
+def _request(
+    method: str,
+    target: str,
+    endpoint: Endpoint,
+    body: bytes,
+    more: Sequence[tuple[str, str]],
+) -> h11.Request:
+    headers = [("Host", endpoint.authority), ("Accept", "application/json"), *more]
     if body:
         headers += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
     elif method not in ("GET", "DELETE"):
@@ -263,6 +330,8 @@ def _request(method: str, target: str, endpoint: Endpoint, body: bytes) -> h11.R
 def _why(error: Exception, seconds: float) -> str:
     if isinstance(error, TimeoutError) and not error.errno:
         return f"no answer within {seconds:.1f} s"
+    if isinstance(error, ssl.SSLError):
+        return explained(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

@@ -16,6 +16,9 @@ from urllib.parse import parse_qsl
 import msgspec
 from aiohttp import web
 
+from netspace import callers
+from netspace.callers import ADMINS, Caller, Who
+from netspace.http_connections import Connection
 from netspace.http_server import SERVER, Handler, Limits, Observe, shell
 from netspace.names import in_words
 from netspace.problems import Problem, invalid
@@ -40,7 +43,8 @@ class Call:
 class Route(Generic[S]):
     """One row. `answer` None: 204 without a body. `media` other than JSON: `call` returns bytes,
     and `answer` is their type all the same. `problems`: codes beyond `common_problems`.
-    `always`: answered even if there are too many requests."""
+    `always`: answered even if there are too many requests. `repeat`: it does the same however often
+    it comes. `who`: whom it lets in."""
 
     method: str
     path: str
@@ -54,6 +58,8 @@ class Route(Generic[S]):
     media: str = JSON
     problems: tuple[str, ...] = ()
     always: bool = False
+    repeat: bool = False
+    who: Who = ADMINS
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -66,9 +72,21 @@ class Route(Generic[S]):
         return 204 if self.answer is None else self.status
 
 
+class Relayed(bytes):
+    """An answer's body as another server wrote it."""
+
+
+Deliver = Callable[[Route[Any], Any, Call, web.Request], Awaitable[Any]]
+"""How a request reaches what carries it out: by default the row's own `call`."""
+
+
+async def call_here(route: Route[Any], service: Any, call: Call, request: web.Request) -> Any:
+    return await route.call(service, call)
+
+
 def common_problems(route: Route[S]) -> tuple[str, ...]:
     """The problems that any request of the route may end with."""
-    codes = ["bad-request", "invalid", "internal", "busy"]
+    codes = ["bad-request", "invalid", "internal", "busy", "forbidden"]
     if route.body is not None:
         codes.append("too-large")
     codes.append("unavailable" if route.method == "GET" else "outcome-unknown")
@@ -81,12 +99,13 @@ def application(
     parameters: Mapping[str, Any],
     limits: Limits,
     observe: Observe,
+    deliver: Deliver = call_here,
 ) -> web.Application:
     """The application of a table; `parameters` are the types of path parameters by name."""
     app = web.Application(middlewares=[shell(observe)], client_max_size=limits.body)
     gate = _Gate(limits.concurrent)
     for route in routes:
-        handler = _handler(route, service, parameters, limits, gate)
+        handler = _handler(route, service, parameters, limits, gate, deliver)
         app.router.add_route(route.method, route.path, handler)
     return app
 
@@ -102,7 +121,12 @@ class _Gate:
 
 
 def _handler(
-    route: Route[S], service: S, parameters: Mapping[str, Any], limits: Limits, gate: _Gate
+    route: Route[S],
+    service: S,
+    parameters: Mapping[str, Any],
+    limits: Limits,
+    gate: _Gate,
+    deliver: Deliver,
 ) -> Handler:
     types = tuple((name, parameters[name]) for name in route.parameters)
     decoder = None if route.body is None else msgspec.json.Decoder(route.body)
@@ -111,6 +135,9 @@ def _handler(
     raw = route.answer is bytes
 
     async def work(request: web.Request) -> web.StreamResponse:
+        caller = caller_of(request)
+        what = f"{request.method} {request.path[:300]}"
+        route.who.check_role(caller, what)
         path = {name: _parameter(name, request.match_info[name], kind) for name, kind in types}
         query = _query(request.rel_url.raw_query_string, route.query)
         body = None
@@ -118,10 +145,12 @@ def _handler(
             body = decode(await _body(request, limits), decoder)
         elif request.can_read_body:
             raise Problem("bad-request", f"{route.method} {route.path} takes no body")
-        answer = await route.call(service, Call(path, query, body))
+        route.who.check_scope(caller, what, path, query, body)
+        callers.enter(caller)
+        answer = await deliver(route, service, Call(path, query, body), request)
         if status == 204:
             return web.Response(status=204, headers={"Server": SERVER})
-        data = answer if raw else _ENCODER.encode(answer)
+        data = answer if raw or isinstance(answer, Relayed) else _ENCODER.encode(answer)
         return web.Response(status=status, body=data, headers=headers)
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -139,6 +168,26 @@ def _handler(
             gate.inside -= 1
 
     return handle
+
+
+def caller_of(request: web.Request) -> Caller:
+    """Who asks: the other end of the connection, or whom a server passes the request on for."""
+    connection = request.protocol
+    assert isinstance(connection, Connection)
+    caller = connection.present()
+    said = request.headers.getall(callers.HEADER, ())
+    if not said:
+        return caller
+    if caller.role not in ("server", "local"):
+        raise Problem(
+            "forbidden",
+            f"{caller} may not speak for somebody else: the header {callers.HEADER} is for"
+            " servers alone",
+            do="ask without it",
+        )
+    if len(said) > 1:
+        raise Problem("bad-request", f"the header {callers.HEADER} stands {len(said)} times")
+    return Caller.decode(said[0])
 
 
 def _too_slow(route: Route[S], request: web.Request, seconds: float) -> Problem:

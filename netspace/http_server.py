@@ -15,7 +15,6 @@ import secrets
 import socket
 import stat
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -24,7 +23,10 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from netspace.endpoints import Endpoint
+from netspace.http_connections import Connection, Cut, Door
+from netspace.http_connections import Limits as Limits
 from netspace.problems import MEDIA_TYPE, Problem
+from netspace.tls import Renewed
 
 log = logging.getLogger(__name__)
 
@@ -32,23 +34,9 @@ SERVER: Final = "netspace"
 """The Server header: no versions for strangers."""
 
 BACKLOG: Final = 1024
-KEEP_ALIVE: Final = 300.0
-"""Seconds an idle connection stays open."""
-
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Observe = Callable[[str, str, int, float], None]
 """Told of every request: method, route template, status, seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """`body` and `header` (one line, or one field) in bytes, `concurrent` requests in work,
-    `timeout` in seconds for a request from its first line to its answer."""
-
-    body: int = 2**20
-    header: int = 8190
-    concurrent: int = 20_000
-    timeout: float = 30.0
 
 
 def answer_problem(problem: Problem, **headers: str) -> web.Response:
@@ -66,6 +54,9 @@ def shell(observe: Observe) -> Any:
     async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = perf_counter()
         response: web.StreamResponse
+        connection = request.protocol
+        if isinstance(connection, Connection):
+            connection.begun()
         try:
             response = await handler(request)
         except Problem as problem:
@@ -114,7 +105,7 @@ def _answer_http(request: web.Request, error: web.HTTPException) -> web.Response
     return answer_problem(Problem("bad-request", f"{where}: {error.reason}"))
 
 
-class _Protocol(web.RequestHandler):
+class _Protocol(Connection):
     """What is said to bytes that aiohttp's parser refuses, before any request exists."""
 
     __slots__ = ()
@@ -142,55 +133,66 @@ class HttpServer:
     """An aiohttp application on its sockets.
 
     `await listen(endpoint)` for each, then `await stop()`: no new connections, what is under way is
-    finished (within the request timeout), the socket files are removed.
+    finished (within the request timeout), the socket files are removed. `tls` is for endpoints that
+    begin with https; `cut` is told of connections that are turned away or cut off.
     """
 
-    def __init__(self, app: web.Application, limits: Limits) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        limits: Limits,
+        tls: Renewed | None = None,
+        cut: Cut = lambda why: None,
+    ) -> None:
         self._limits = limits
+        self._tls = tls
+        self._cut = cut
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=limits.timeout)
-        self._servers: list[asyncio.Server] = []
+        self._door: Door | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._sockets: list[socket.socket] = []
         self._files: list[tuple[Path, int]] = []
 
     async def listen(self, endpoint: Endpoint, mode: int = 0o600) -> None:
         """Raises `Problem` invalid, with the reason, where it cannot; `mode` is a socket file's."""
-        loop = asyncio.get_running_loop()
-        if self._runner.server is None:
+        if self._door is None:
             await self._runner.setup()
-        manager = self._runner.server
+            self._door = Door(self._limits, self._cut)
+            self._tasks.append(asyncio.create_task(self._door.sweep(), name="sweep"))
+        door, manager = self._door, self._runner.server
         assert manager is not None
-
-        def protocol() -> web.RequestHandler:
-            return _Protocol(
-                manager,
-                loop=loop,
-                access_log=None,  # type: ignore[arg-type]
-                keepalive_timeout=KEEP_ALIVE,
-                max_line_size=self._limits.header,
-                max_field_size=self._limits.header,
-                auto_decompress=False,
-            )
-
+        tls = self._tls if endpoint.tls else None
         try:
+            if endpoint.tls and tls is None:
+                raise OSError("there are no certificates for it")
             if endpoint.path:
                 path = Path(endpoint.path)
-                sock = bind_unix(path, mode)
+                sockets = [bind_unix(path, mode)]
                 self._files.append((path, path.lstat().st_ino))
-                server = await loop.create_unix_server(protocol, sock=sock, backlog=BACKLOG)
             else:
-                server = await loop.create_server(
-                    protocol, endpoint.host, endpoint.port, backlog=BACKLOG, reuse_address=True
-                )
+                sockets = await _bind_tcp(endpoint)
         except OSError as error:
             raise Problem(
                 "invalid",
                 f"cannot listen on {endpoint.url}: {error.strerror or error}",
                 do="free the address or configure another one",
             ) from None
-        self._servers.append(server)
+        self._sockets += sockets
+        for sock in sockets:
+            sock.listen(BACKLOG)
+            accepting = door.accept(sock, lambda: _Protocol(door, manager), tls)
+            self._tasks.append(asyncio.create_task(accepting, name=f"accept {endpoint.url}"))
 
     async def stop(self) -> None:
-        for server in self._servers:
-            server.close()
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for sock in self._sockets:
+            sock.close()
+        self._sockets.clear()
+        if self._door is not None:
+            await self._door.close()
         await self._runner.cleanup()
         files, self._files = self._files, []
         for path, inode in files:
@@ -199,6 +201,28 @@ class HttpServer:
                     path.unlink()
             except FileNotFoundError:
                 pass
+
+
+async def _bind_tcp(endpoint: Endpoint) -> list[socket.socket]:
+    """Bound sockets for every address that the host has."""
+    found = await asyncio.get_running_loop().getaddrinfo(
+        endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    made: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+            made.append(sock)
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(address)
+    except BaseException:
+        for sock in made:
+            sock.close()
+        raise
+    return made
 
 
 def bind_unix(path: Path, mode: int) -> socket.socket:

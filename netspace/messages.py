@@ -7,7 +7,7 @@ Durations are seconds.
 
 from __future__ import annotations
 
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -142,8 +142,8 @@ class Network(Answer):
 class NewPool(Request):
     """Either `ranges` or `size`. `parent` names the netspace pool that an application pool is
     carved from; without it the space comes from the total pool. `cooldown`: how long a released
-    address rests before another pod gets it. `namespaces`: who may name it, `*` for all; a default pool
-    needs none."""
+    address rests before another pod gets it. `namespaces`: who may name it, `*` for all; a default
+    pool needs none."""
 
     name: Name
     kind: PoolKind
@@ -164,8 +164,10 @@ class ChangePool(Request):
 
 
 class ResizePool(Request):
-    """Grow or shrink by `size` indices or by the `ranges` named; one of the two."""
+    """Grow or shrink by `size` indices or by the `ranges` named; one of the two. `revision` as with
+    networks."""
 
+    revision: Revision | UnsetType = UNSET
     ranges: Spans = []
     size: Natural | None = None
 
@@ -385,12 +387,48 @@ class ClusterStatus(Answer):
     waiting: int
 
 
+class ServerStatus(Answer):
+    """A server by its own account. `error`: why it could not be asked."""
+
+    name: str
+    endpoint: str
+    version: str
+    clusters: list[ClusterStatus]
+    error: str | None = None
+
+
 class Status(Answer):
+    """`server` is the one that answered. A server's lag in a cluster is how far its revision there
+    is behind the leader's."""
+
     version: str
     server: str
     ready: bool
     clusters: list[ClusterStatus]
+    servers: list[ServerStatus]
     store: list[StoreMember]
+
+
+class Audited(Answer):
+    """A change that somebody asked for. Order is by `revision`; `time` is what a clock on the wall
+    said, for people. `before` and `after` are None for what was not there; of what was changed they
+    have the parts that differ."""
+
+    revision: int
+    time: str
+    who: str
+    action: str
+    kind: str
+    name: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+class AuditPage(Answer):
+    """Oldest first. `next` as with addresses."""
+
+    items: list[Audited]
+    next: str | None
 
 
 class Items(Answer, Generic[T]):

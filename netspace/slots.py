@@ -12,6 +12,8 @@ A network with IPv4 has as many slots as its IPv4 subnet; an IPv6-only one as it
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import (
@@ -23,7 +25,7 @@ from ipaddress import (
     NetmaskValueError,
     ip_address,
 )
-from typing import Literal
+from typing import Literal, cast
 
 from netspace.ranges import Ranges
 
@@ -59,6 +61,21 @@ class SlotMap:
                 f"{self.ipv6} has fewer addresses than {self.ipv4}: use a shorter prefix"
             )
 
+    @classmethod
+    def of(cls, ipv4: str | None, ipv6: str | None, mapping: Mapping = "offset") -> SlotMap:
+        """The mapping of a network whose subnets are texts."""
+        subnets: dict[int, IPv4Network | IPv6Network] = {}
+        for version, text in ((4, ipv4), (6, ipv6)):
+            if text is not None:
+                subnets[version] = parse_subnet(text)
+                if subnets[version].version != version:
+                    raise SlotError(f"{text} is no IPv{version} subnet")
+        return cls(
+            cast(IPv4Network | None, subnets.get(4)),
+            cast(IPv6Network | None, subnets.get(6)),
+            mapping,
+        )
+
     @property
     def count(self) -> int:
         """How many indices there are, unusable ones included."""
@@ -77,6 +94,25 @@ class SlotMap:
         if self.ipv6 is not None and self.ipv6.prefixlen < 127 and self.mapping == "offset":
             first = max(first, 1)
         return Ranges(((first, last),)) if first <= last else Ranges()
+
+    def total(
+        self, part: Sequence[str], excluded: Sequence[str], gateways: Sequence[str | None]
+    ) -> Ranges:
+        """What pools can be carved from: usable, in `part` (all where it names nothing), not
+        excluded, no gateway's. A gateway outside the mapping takes nothing away."""
+        total = self.usable
+        if part:
+            total &= self.parse_ranges(part)
+        return total - self.parse_ranges(excluded) - self.taken_by(gateways)
+
+    def taken_by(self, gateways: Sequence[str | None]) -> Ranges:
+        """The slots whose addresses are the gateways'."""
+        indices = []
+        for gateway in gateways:
+            if gateway is not None:
+                with contextlib.suppress(SlotError):
+                    indices.append(self.parse_index(gateway))
+        return Ranges((index, index) for index in indices)
 
     def ipv4_of(self, index: int) -> IPv4Address | None:
         """The slot's IPv4 address; None on an IPv6-only network."""
@@ -110,7 +146,7 @@ class SlotMap:
         """The index of the slot that has the address written in the text."""
         return self.index_of(parse_address(text))
 
-    def parse_ranges(self, texts: tuple[str, ...] | list[str]) -> Ranges:
+    def parse_ranges(self, texts: Sequence[str]) -> Ranges:
         """The indices named by addresses (`10.0.0.5`), spans (`10.0.0.5-10.0.0.9`) and subnets
         (`10.0.0.0/28`), in either family."""
         return Ranges(self._parse_span(text.strip()) for text in texts)

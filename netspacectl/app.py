@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+import os
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import click
@@ -13,10 +15,12 @@ from netspace.problems import Problem
 
 if TYPE_CHECKING:
     from ipam_server.client import Client
+    from netspace.tls import Tls
 
 T = TypeVar("T")
-Output = Literal["table", "json", "yaml"]
+Output = Literal["table", "json", "yaml", "svg"]
 OUTPUTS: Final[tuple[Output, ...]] = ("table", "json", "yaml")
+"""What every command can answer in."""
 DEFAULT_SERVER: Final = "unix:///run/netspace/server.sock"
 TIMEOUT: Final = 10.0
 """Seconds a request may take."""
@@ -24,28 +28,74 @@ Question = Callable[["Client"], Coroutine[Any, Any, T]]
 ClusterQuestion = Callable[["Client", str], Coroutine[Any, Any, T]]
 
 
-def connect(servers: Sequence[str], timeout: float) -> AbstractAsyncContextManager[Client]:
+def connect(
+    servers: Sequence[str], timeout: float, tls: Tls | None
+) -> AbstractAsyncContextManager[Client]:
     """The server's client; imported here, since it is the costliest import of all."""
     from ipam_server.client import Client
 
-    return Client(servers, timeout)
+    return Client(servers, timeout, tls)
+
+
+@dataclass(frozen=True)
+class Whom:
+    """Whom a call asks, and as whom; None where nobody has said it."""
+
+    servers: tuple[str, ...] | None = None
+    cluster: str | None = None
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    def over(self, other: Whom) -> Whom:
+        """What is said here, and else what the other says."""
+        return Whom(
+            *(mine if mine is not None else its for mine, its in zip(self, other, strict=True))
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.servers, self.cluster, self.ca, self.cert, self.key))
+
+    def tls(self) -> Tls | None:
+        """The files together; None where none is named, `Problem` where one is missing."""
+        if self.ca is not None and self.cert is not None and self.key is not None:
+            from netspace.tls import Tls
+
+            return Tls(self.ca, self.cert, self.key)
+        if self.ca or self.cert or self.key:
+            raise click.UsageError("--ca, --cert and --key go together: name all three, or none")
+        return None
 
 
 @dataclass
 class App:
     """The global options; click carries it as the context's object."""
 
-    connect: Callable[[Sequence[str], float], AbstractAsyncContextManager[Client]] = connect
-    servers: tuple[str, ...] = (DEFAULT_SERVER,)
-    cluster: str | None = None
+    connect: Callable[[Sequence[str], float, Tls | None], AbstractAsyncContextManager[Client]] = (
+        connect
+    )
+    whom: Whom = Whom()
     output: Output = "table"
     timeout: float = TIMEOUT
+
+    def settle(self) -> Whom:
+        """Whom to ask: the command line, the environment, then the file; raises `Problem`."""
+        self.whom = self.whom.over(settings())
+        return self.whom
+
+    @property
+    def cluster(self) -> str | None:
+        """The cluster that somebody has named."""
+        return self.settle().cluster
 
     def ask(self, question: Question[T]) -> T:
         """What the server answers; raises `Problem`."""
 
+        whom = self.settle()
+
         async def asked() -> T:
-            async with self.connect(self.servers, self.timeout) as client:
+            servers = whom.servers or (DEFAULT_SERVER,)
+            async with self.connect(servers, self.timeout, whom.tls()) as client:
                 return await question(client)
 
         return _run(asked())
@@ -59,8 +109,8 @@ class App:
         return self.ask(asked)
 
     async def _cluster(self, client: Client) -> str:
-        if self.cluster is not None:
-            return self.cluster
+        if self.whom.cluster is not None:
+            return self.whom.cluster
         clusters = sorted(cluster.name for cluster in await client.clusters())
         if not clusters:
             raise Problem(
@@ -74,6 +124,21 @@ class App:
                 f"the server has {len(clusters)} clusters: name one with -c ({shown})"
             )
         return clusters[0]
+
+
+def settings() -> Whom:
+    """What the first of the files says that there is: the user's, then the machine's."""
+    for path in config_files():
+        if path.exists():
+            from netspacectl.settings import read
+
+            return read(path)
+    return Whom()
+
+
+def config_files() -> tuple[Path, Path]:
+    own = os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()
+    return Path(own) / "netspace" / "ctl.yaml", Path("/etc/netspace/ctl.yaml")
 
 
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -12,6 +12,7 @@ REFUSED: Final = 1
 USAGE: Final = 2
 NOT_FOUND: Final = 3
 AGAIN: Final = 4
+DIFFERS: Final = 5
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 
@@ -21,6 +22,7 @@ MEANINGS: Final[dict[int, str]] = {
     USAGE: "The command cannot be understood, or a value in it is not acceptable.",
     NOT_FOUND: "There is no such thing: cluster, network, pool, address, node.",
     AGAIN: "The server cannot be reached or is not ready: the same command may succeed later.",
+    DIFFERS: "Nothing failed: `apply --dry-run` found something to do.",
     INTERRUPTED: "Interrupted with Ctrl-C.",
     PIPE_CLOSED: "Whoever read the output went away before its end (`| head`).",
 }

@@ -6,8 +6,10 @@ that no program takes it for a whole one.
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import click
@@ -50,13 +52,47 @@ def write_list(output: Output, columns: Sequence[Column[T]], items: Sequence[T])
 
 def write(output: Output, answer: msgspec.Struct) -> None:
     """Writes one answer."""
-    if output == "json":
-        click.echo(_json(answer))
-    elif output == "yaml":
-        click.echo(_yaml(answer), nl=False)
+    if output in ("json", "yaml"):
+        dump(output, answer)
     else:
         for text in details(answer):
             click.echo(text)
+
+
+def dump(output: Output, value: Any, to: str | None = None) -> None:
+    """Writes a value for programs, into the file if one is named."""
+    save(_json(value) + "\n" if output == "json" else _yaml(value), to)
+
+
+def save(text: str, to: str | None) -> None:
+    """Writes a text, into the file if one is named: all of it, or the file stays as it was."""
+    if to is None:
+        click.echo(text, nl=False)
+        return
+    path = Path(to)
+    beside = path.with_name(f"{path.name}.new")
+    try:
+        beside.write_text(text)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+into_file = click.option(
+    "--to",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="The file to write.  [default: the output]",
+)
+
+
+def ask_person(question: str) -> bool:
+    """Asks on stderr, so that the output stays the answer's. The end of the input is a no."""
+    click.echo(f"{question} [y/N] ", nl=False, err=True)
+    answer = sys.stdin.readline()
+    if not sys.stdin.isatty():  # nobody's Return key has ended the line
+        click.echo(err=True)
+    return answer.strip().lower() in ("y", "yes")
 
 
 def say(output: Output, text: str) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from netspacectl import exits
+from netspacectl.app import OUTPUTS
 from netspacectl.main import PROGRAM, cli
 from netspacectl.tree import Verb, folded, global_options
 
@@ -30,8 +31,12 @@ MIDDLE: Final = """\
 | --- | --- |
 | `NETSPACE_SERVER` | `--server`; several servers are separated by spaces |
 | `NETSPACE_CLUSTER` | `--cluster` |
+| `NETSPACE_CA`, `NETSPACE_CERT`, `NETSPACE_KEY` | `--ca`, `--cert`, `--key` |
 | `NO_COLOR` | tables without colours |
 | `NETSPACECTL_TRACE` | set to anything: an error of the program itself shows its Python trace |
+
+What neither says is read from `~/.config/netspace/ctl.yaml` or, where that is not there, from
+`/etc/netspace/ctl.yaml`; [conf/ctl.yaml](../conf/ctl.yaml) is an example.
 
 ## Output
 
@@ -100,6 +105,8 @@ def _section(ctx: click.Context) -> Iterator[str]:
         for param in command.params
         if isinstance(param, click.Argument)
     ]
+    if command.outputs != OUTPUTS:
+        ours.discard("global_output")
     options = [param for param in command.params if param.name not in ours]
     listed = list(_options(options))
     yield f"`{' '.join([ctx.command_path, *arguments, *(['[OPTIONS]'] if listed else [])])}`"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final, cast
 
 import click
@@ -21,7 +23,11 @@ NOUNS: Final = (
     "pool",
     "address",
     "node",
+    "plan",
+    "apply",
+    "export",
     "status",
+    "certs",
     "completion",
 )
 
@@ -43,13 +49,25 @@ def folded(line: str) -> list[str]:
 def _keep_servers(ctx: click.Context, _: click.Parameter, value: tuple[str, ...]) -> None:
     app = ctx.ensure_object(App)
     if value:
-        app.servers = value
+        app.whom = replace(app.whom, servers=value)
 
 
 def _keep_cluster(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
     app = ctx.ensure_object(App)
     if value is not None:
-        app.cluster = value
+        app.whom = replace(app.whom, cluster=value)
+
+
+def _keep_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
+    app = ctx.ensure_object(App)
+    if value is not None:
+        match param.name:
+            case "global_ca":
+                app.whom = replace(app.whom, ca=value)
+            case "global_cert":
+                app.whom = replace(app.whom, cert=value)
+            case _:
+                app.whom = replace(app.whom, key=value)
 
 
 def _keep_output(ctx: click.Context, _: click.Parameter, value: Output | None) -> None:
@@ -58,9 +76,12 @@ def _keep_output(ctx: click.Context, _: click.Parameter, value: Output | None) -
         app.output = value
 
 
-def global_options(*, environment: bool) -> list[click.Parameter]:
-    """`--server`, `--cluster`, `--output`: taken before the noun and after the verb alike, and
-    the later one counts. Only the earlier ones read the environment: it never overrules a word."""
+def global_options(
+    *, environment: bool, outputs: Sequence[Output] = OUTPUTS
+) -> list[click.Parameter]:
+    """`--server`, `--cluster`, the files for https, `--output`: taken before the noun and after the
+    verb alike, and the later one counts. Only the earlier ones read the environment: it never
+    overrules a word."""
     return [
         click.Option(
             ["--server", "global_server"],
@@ -81,25 +102,49 @@ def global_options(*, environment: bool) -> list[click.Parameter]:
             shell_complete=names_of("clusters"),
             help="The cluster.  [default: the only one there is]",
         ),
+        *(
+            click.Option(
+                [f"--{name}", f"global_{name}"],
+                type=click.Path(dir_okay=False, path_type=Path),
+                metavar="FILE",
+                envvar=f"NETSPACE_{name.upper()}" if environment else None,
+                callback=_keep_file,
+                expose_value=False,
+                help=meaning,
+            )
+            for name, meaning in (
+                ("ca", "For https: the certificate of the authority."),
+                ("cert", "For https: the certificate to show."),
+                ("key", "For https: its key."),
+            )
+        ),
         click.Option(
             ["--output", "-o", "global_output"],
-            type=click.Choice(OUTPUTS),
+            type=click.Choice(outputs),
             callback=_keep_output,
             expose_value=False,
-            help="A table for people; json or yaml, the API's messages, for programs."
-            "  [default: table]",
+            help="A table for people; json or yaml, the API's messages, for programs"
+            + ("; svg, a picture" if "svg" in outputs else "")
+            + ".  [default: table]",
         ),
     ]
 
 
 class Verb(click.Command):
     """A command that does something. `examples` are full command lines, shown by `--help` and in
-    the reference."""
+    the reference; `outputs` what it can answer in."""
 
-    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        examples: Sequence[str] = (),
+        outputs: Sequence[Output] = OUTPUTS,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
-        self.params += global_options(environment=False)
+        self.outputs = tuple(outputs)
+        self.params += global_options(environment=False, outputs=outputs)
         if examples:
             lines = [f"  {line}" for example in examples for line in folded(example)]
             self.epilog = "\n".join(["\b", "Examples:", *lines])

@@ -40,6 +40,18 @@ class Column(Generic[T]):
         return cell(self.value(item))
 
 
+@dataclass(frozen=True)
+class Place:
+    """A server in a cluster. `lag`: revisions behind the leader; None where nobody leads."""
+
+    server: str
+    endpoint: str
+    cluster: str | None = None
+    role: str | None = None
+    lag: int | None = None
+    error: str | None = None
+
+
 def pod_of(entry: AddressEntry) -> str | None:
     """Kubernetes' way to write a pod; other runtimes' sandboxes may have no namespace."""
     if not entry.pod:
@@ -127,13 +139,20 @@ LINKS: Final[Sequence[Column[LinkReport]]] = (
 CLUSTER_STATUS: Final[Sequence[Column[ClusterStatus]]] = (
     Column("CLUSTER", lambda cluster: cluster.name),
     Column("LEADER", lambda cluster: cluster.leader),
-    Column("LEADING", lambda cluster: cluster.leading),
     Column("REVISION", lambda cluster: cluster.revision, right=True),
     Column("NETWORKS", lambda cluster: cluster.networks, right=True),
     Column("POOLS", lambda cluster: cluster.pools, right=True),
     Column("USED", lambda cluster: cluster.used, right=True),
     Column("RELEASED", lambda cluster: cluster.released, right=True),
     Column("WAITING", lambda cluster: cluster.waiting, right=True),
+)
+PLACES: Final[Sequence[Column[Place]]] = (
+    Column("SERVER", lambda place: place.server),
+    Column("ENDPOINT", lambda place: place.endpoint),
+    Column("CLUSTER", lambda place: place.cluster),
+    Column("ROLE", lambda place: place.role),
+    Column("LAG", lambda place: place.lag, right=True),
+    Column("ERROR", lambda place: place.error, wraps=True),
 )
 STORE: Final[Sequence[Column[StoreMember]]] = (
     Column("ETCD", lambda member: member.endpoint),
@@ -145,9 +164,28 @@ STORE: Final[Sequence[Column[StoreMember]]] = (
 _PARTS: Final[dict[type, Sequence[tuple[str, Sequence[Column[Any]]]]]] = {
     Fabric: (("members", MEMBERS),),
     Node: (("links", LINKS),),
-    Status: (("clusters", CLUSTER_STATUS), ("store", STORE)),
+    Status: (("clusters", CLUSTER_STATUS), ("servers", PLACES), ("store", STORE)),
 }
 _DURATIONS: Final = {"cooldown", "cooldown_left"}
+
+
+def places(status: Status) -> list[Place]:
+    """What each server is in each cluster, and by how many revisions it is behind the leader."""
+    ahead = {
+        cluster.name: cluster.revision
+        for server in status.servers
+        for cluster in server.clusters
+        if cluster.leading
+    }
+    found = []
+    for server in status.servers:
+        if not server.clusters:
+            found.append(Place(server.name, server.endpoint, error=server.error))
+        for cluster in server.clusters:
+            lag = max(0, ahead[cluster.name] - cluster.revision) if cluster.name in ahead else None
+            role = "leads" if cluster.leading else "follows"
+            found.append(Place(server.name, server.endpoint, cluster.name, role, lag))
+    return found
 
 
 def size(bytes_: int) -> str:
@@ -163,6 +201,8 @@ def details(answer: msgspec.Struct) -> Iterator[str]:
     yield from aligned([(name.replace("_", " "), _field(answer, name)) for name in fields])
     for name, columns in parts.items():
         items = getattr(answer, name)
+        if isinstance(answer, Status) and name == "servers":
+            items = places(answer)
         if items:
             from netspacectl.tables import Table
 

@@ -6,7 +6,7 @@ The rules are the server's own (`netspace.names`, `netspace.slots`, the limits o
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -172,6 +172,53 @@ class ServerUrl(Type):
             return Endpoint.parse(str(value)).url
         except Problem as problem:
             self.fail(str(problem), param, ctx)
+
+
+def check_gateway(gateway: str | None, subnet: IPv4Network | IPv6Network | None) -> None:
+    """`SlotError` for a gateway that is not in its family's subnet, which link-local ones are
+    never."""
+    if gateway is None:
+        return
+    if subnet is None:
+        raise slots.SlotError(f"gateway {gateway}: the network has no subnet of its family")
+    address = slots.parse_address(gateway)
+    if not (address.version == 6 and address.is_link_local) and address not in subnet:
+        raise slots.SlotError(f"gateway {gateway} is not in {subnet}")
+
+
+class PersonName(Type):
+    """What an admin or an authority is called in a certificate."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: Parameter, ctx: Context) -> str:
+        from netspace.callers import is_person
+
+        text = str(value)
+        if not is_person(text):
+            self.fail(
+                f"{text[:80]!r} is no name: use letters, digits, spaces and ._@:+-, at most 64",
+                param,
+                ctx,
+            )
+        return text
+
+
+class HostName(Type):
+    """A host's name or address, as clients write it."""
+
+    name = "host"
+
+    def convert(self, value: Any, param: Parameter, ctx: Context) -> str:
+        from ipaddress import ip_address
+
+        text = str(value).strip("[]")
+        try:
+            return str(ip_address(text))
+        except ValueError:
+            if not names.matches(names.NODE, text.lower()):
+                self.fail(f"{text[:80]!r} is neither a host's name nor an address", param, ctx)
+        return text.lower()
 
 
 def label(what: str) -> Name:

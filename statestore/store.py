@@ -96,15 +96,21 @@ class Store:
         return await present_revision(self._connections, self._timeout)
 
     def pages(
-        self, prefix: bytes, revision: int = 0, size: int = 2000
+        self, prefix: bytes, revision: int = 0, size: int = 2000, after: bytes = b""
     ) -> AsyncGenerator[Page, None]:
-        """All keys of a prefix in order, at most `size` a page, all at one revision.
+        """All keys of a prefix, or those of them behind `after`, in order, at most `size` a page,
+        all at one revision.
 
         That is `revision`, or with 0 the first page's. At least one page comes, be it empty.
         Raises `Compacted` when that revision is gone.
         """
         return read_pages(
-            self._connections, prefix or b"\0", prefix_end(prefix), revision, size, self._timeout
+            self._connections,
+            max(prefix, after + b"\0"),
+            prefix_end(prefix),
+            revision,
+            size,
+            self._timeout,
         )
 
     async def delete_prefix(self, prefix: bytes, chunk: int = 500) -> int:

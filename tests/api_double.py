@@ -55,6 +55,20 @@ class Double:
     answers: dict[str, Any] = field(default_factory=dict)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     services: tuple[Any, ...] = ()
+    server: str = "s1"
+
+    @property
+    def peers(self) -> Any:
+        return self
+
+    async def lead(
+        self, service: Any, here: Callable[[], Awaitable[Any]], there: Any, *, repeat: bool
+    ) -> Any:
+        return await here()
+
+    def own_status(self) -> Any:
+        self.calls.append(("own_status",))
+        return self.answers["own_status"]
 
     def cluster(self, name: str) -> Any:
         self.calls.append(("cluster", name))

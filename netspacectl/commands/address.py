@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +10,7 @@ from netspace.messages import AddressEntry, OperatorRelease, Reserve
 from netspace.problems import Problem
 from netspacectl.app import App
 from netspacectl.options import naming
-from netspacectl.output import listing, say, write
+from netspacectl.output import ask_person, listing, say, write
 from netspacectl.text import listed, printable
 from netspacectl.tree import Noun
 from netspacectl.views import ADDRESSES, pod_of
@@ -140,7 +139,7 @@ def release(app: App, address: str, network: str | None, yes: bool) -> None:
     if entry.state != "used" or entry.generation is None:
         raise Problem("not-found", f"address {address} is held by no pod: it is {entry.state}")
     click.echo(_holder(entry, address), err=True)
-    if not yes and not _agreed():
+    if not yes and not ask_person("Another pod may get it then. Is its pod gone, and shall it go?"):
         raise click.ClickException(f"address {address} was not released: nobody said yes")
     request = OperatorRelease(network=entry.network, address=address, generation=entry.generation)
     answer = app.ask_in_cluster(lambda client, cluster: client.operator_release(cluster, request))
@@ -163,14 +162,3 @@ def _holder(entry: AddressEntry, address: str) -> str:
         f" on node {entry.node} (container {entry.container}, interface {entry.ifname},"
         f" generation {entry.generation})"
     )
-
-
-def _agreed() -> bool:
-    """Asks on stderr, so that the output stays the answer's. The end of the input is a no."""
-    click.echo(
-        "Another pod may get it then. Is its pod gone, and shall it go? [y/N] ", nl=False, err=True
-    )
-    answer = sys.stdin.readline()
-    if not sys.stdin.isatty():  # nobody's Return key has ended the line
-        click.echo(err=True)
-    return answer.strip().lower() in ("y", "yes")

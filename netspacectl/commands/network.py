@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from netspace.messages import ChangeNetwork, Network, NewNetwork
-from netspace.slots import Mapping, SlotError, SlotMap, parse_address, parse_subnet
+from netspace.slots import Mapping, SlotError, SlotMap
 from netspacectl.app import App
 from netspacectl.options import existing, naming
 from netspacectl.output import say, write, write_list
 from netspacectl.tree import Noun
 from netspacectl.views import NETWORKS
-from netspacectl.words import LINK, MTU, NONE, VLAN, Address, OrNone, Span, Subnet, label
+from netspacectl.words import (
+    LINK,
+    MTU,
+    NONE,
+    VLAN,
+    Address,
+    OrNone,
+    Span,
+    Subnet,
+    check_gateway,
+    label,
+)
 
 if TYPE_CHECKING:
     from ipam_server.client import Client
@@ -102,11 +112,11 @@ def create(
     Subnets, range and mapping never change afterwards.
     """
     try:
-        slots = slot_map(ipv4, ipv6, mapping)
+        slots = SlotMap.of(ipv4, ipv6, mapping)
         slots.parse_ranges(ranges)
         slots.parse_ranges(excluded)
-        inside(gateway4, slots.ipv4)
-        inside(gateway6, slots.ipv6)
+        check_gateway(gateway4, slots.ipv4)
+        check_gateway(gateway6, slots.ipv6)
     except SlotError as error:
         raise click.UsageError(str(error), click.get_current_context()) from None
     new = NewNetwork(
@@ -217,29 +227,9 @@ def delete(app: App, network: str) -> None:
     say(app.output, f"network {network} deleted")
 
 
-def slot_map(ipv4: str | None, ipv6: str | None, mapping: Mapping) -> SlotMap:
-    """The mapping of a network with these subnets; `SlotError` where there can be none."""
-    return SlotMap(
-        cast(IPv4Network | None, ipv4 and parse_subnet(ipv4)),
-        cast(IPv6Network | None, ipv6 and parse_subnet(ipv6)),
-        mapping,
-    )
-
-
-def inside(gateway: str | None, subnet: IPv4Network | IPv6Network | None) -> None:
-    """Refuses a gateway that is not in the subnet of its family."""
-    if gateway is None:
-        return
-    if subnet is None:
-        raise SlotError(f"gateway {gateway}: the network has no subnet of its family")
-    address = parse_address(gateway)
-    if not (address.version == 6 and address.is_link_local) and address not in subnet:
-        raise SlotError(f"gateway {gateway} is not in {subnet}")
-
-
 def exclude(now: Network, excluded: tuple[str, ...], included: tuple[str, ...]) -> list[str]:
     """The network's excluded addresses after the change."""
-    slots = slot_map(now.ipv4, now.ipv6, now.mapping)
+    slots = SlotMap.of(now.ipv4, now.ipv6, now.mapping)
     try:
         wanted = slots.parse_ranges(now.exclude) | slots.parse_ranges(excluded)
         return slots.format_ranges(wanted - slots.parse_ranges(included))

@@ -1,13 +1,16 @@
-"""etcd processes for these tests: one shared by those that leave it alone, else one each."""
+"""etcd and server processes for these tests: one etcd shared by those that leave it alone."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lab.etcd import Etcd, members
+from lab.server import Server
 
 # A member alone has nobody to wait for: it leads within a fraction of a second.
 ALONE = ("--heartbeat-interval=10", "--election-timeout=100")
@@ -61,3 +64,20 @@ def three_members(tmp_path: Path) -> Iterator[list[Etcd]]:
     finally:
         for member in cluster:
             member.kill()
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Describe a server on the etcd at a URL; it is ended with the test."""
+    made: list[Server] = []
+
+    def make(url: str, **settings: Any) -> Server:
+        folder = tmp_path / f"server-{len(made)}"
+        folder.mkdir()
+        made.append(Server(folder, url, **settings))
+        return made[-1]
+
+    yield make
+    for server in made:
+        if server.running:
+            server.end(signal.SIGKILL)

@@ -3,99 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import signal
 import socket
 import stat
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ipam_server.client import Client
 from lab.etcd import Etcd
+from lab.server import PATIENCE, Server, until
 from netspace import messages as m
 from netspace.http_client import HttpClient
 from netspace.problems import Problem
-
-PATIENCE = 20.0
-
-
-class Server:
-    """A server's process. `log` is what it has said on standard error so far."""
-
-    def __init__(self, folder: Path, url: str, **settings: Any) -> None:
-        self.folder = folder
-        self.socket = folder / "server.sock"
-        self.url = f"unix://{self.socket}"
-        config = {
-            "listen": [self.url],
-            "name": "s1",
-            "etcd": {"endpoints": [url], "timeout": 1},
-            "leader_ttl": 1,
-            "limits": {"commit": 1.5},
-            **settings,
-        }
-        self.config = folder / "server.yaml"
-        self.config.write_text(json.dumps(config))
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> Server:
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "ipam_server.main", "--config", str(self.config)],
-                cwd=Path(__file__).parents[2],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        return self
-
-    @property
-    def log(self) -> list[dict[str, Any]]:
-        found = []
-        for line in (self.folder / "log").read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                found.append(json.loads(line))
-        return found
-
-    def said(self, message: str) -> bool:
-        return any(line["message"].startswith(message) for line in self.log)
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        """The exit status after the signal."""
-        assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(PATIENCE)
-
-
-@pytest.fixture
-def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    made: list[Server] = []
-
-    def make(url: str, **settings: Any) -> Server:
-        folder = tmp_path / f"server-{len(made)}"
-        folder.mkdir()
-        made.append(Server(folder, url, **settings))
-        return made[-1]
-
-    yield make
-    for server in made:
-        if server.process is not None and server.process.poll() is None:
-            server.process.kill()
-            server.process.wait()
-
-
-def until(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
-        time.sleep(0.05)
 
 
 def probe(server: Server, target: str) -> str:

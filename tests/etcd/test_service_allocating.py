@@ -28,7 +28,7 @@ from netspace.messages import (
 )
 from netspace.problems import Problem
 from statestore import OutOfSpace, Put, Store, Txn
-from tests.etcd.service_world import ask, check, holders, make, serving, until
+from tests.etcd.service_world import ask, check, holders, make, serving, term_of, until
 
 
 def release_of(request: AllocateRequest, generation: int | None = None) -> ReleaseRequest:
@@ -91,7 +91,7 @@ def test_a_loser_falls_out_alone_and_the_state_is_read_anew(etcd: Etcd) -> None:
     async def scenario() -> None:
         async with serving(etcd.url) as directory, Store([etcd.url]) as store:
             service = await make(directory)
-            term = service.term
+            term = term_of(service)
             stranger = Holder(note="by hand")
             slot = Put(Keys("blue").slot(("red", 3)), msgspec.json.encode(stranger))
             await store.txn(Txn(then=(slot,)))
@@ -103,7 +103,7 @@ def test_a_loser_falls_out_alone_and_the_state_is_read_anew(etcd: Etcd) -> None:
             assert len(won) == 5
             # The first of them went alone, before the others; none of the winners is disturbed.
             again = await asyncio.gather(*(until(partial(service.allocate, each)) for each in asks))
-            assert service.term is not term
+            assert term_of(service) is not term
             assert {each.slot for each in won} < {each.slot for each in again}
             held = await holders(store)
             assert held.pop(("red", 3))[0] == stranger
@@ -253,7 +253,7 @@ def test_pools_are_reshaped_under_load_and_nobody_gets_a_slot_of_another_pool(
                 request, turn = ask(f"c{number}-0", f"web-{number % 7}"), 0
                 while True:
                     answer = await service.allocate(request)
-                    owner = service.term.state.owner(("red", int(answer.slot)))
+                    owner = term_of(service).state.owner(("red", int(answer.slot)))
                     assert owner is not None and owner.name == "main"
                     if stop:
                         return answer
@@ -282,7 +282,7 @@ def test_who_waits_for_the_next_to_reshape_is_not_let_in_between(etcd: Etcd) -> 
     async def scenario() -> None:
         async with serving(etcd.url) as directory:
             service = await make(directory)
-            term = service.term
+            term = term_of(service)
             steps: list[str] = []
 
             async def enter() -> None:
@@ -388,7 +388,7 @@ def test_a_full_etcd_refuses_allocations_with_the_reason_and_keeps_its_leader(
     async def scenario() -> None:
         async with serving(etcd.url) as directory, Store([etcd.url]) as store:
             service = await make(directory)
-            term = service.term
+            term = term_of(service)
             one = await service.allocate(ask("c1"))
             two = await service.allocate(ask("c2"))
             with pytest.raises(OutOfSpace):
@@ -407,7 +407,7 @@ def test_a_full_etcd_refuses_allocations_with_the_reason_and_keeps_its_leader(
             assert (await service.pool("main")).used == 2
             assert (await service.allocate(ask("c1"))).how == "repeated"
             await asyncio.sleep(2.5)
-            assert service.leading and service.term is term
+            assert service.leading and term_of(service) is term
             assert (await directory.status()).ready
 
             await store.delete_prefix(b"big/", chunk=2)
@@ -415,7 +415,7 @@ def test_a_full_etcd_refuses_allocations_with_the_reason_and_keeps_its_leader(
             await asyncio.to_thread(etcd.defragment)
             await asyncio.to_thread(etcd.disarm)
             three = await until(lambda: service.allocate(ask("c3")))
-            assert service.term is term and three.slot == "3"
+            assert term_of(service) is term and three.slot == "3"
             await check(store, service, one, two, three)
 
     asyncio.run(scenario())

@@ -14,7 +14,7 @@ from ipam_server.committer import Committer
 from ipam_server.keys import Keys
 from ipam_server.records import Holder, Release, stored_slot
 from ipam_server.state import ClusterState
-from ipam_server.term import Limits, load
+from ipam_server.term import Limits
 from lab.etcd import Etcd
 from lab.proxy import Proxy
 from netspace.messages import Allocation, LinkReport, NodeReport, ResizePool
@@ -26,9 +26,11 @@ from tests.etcd.service_world import (
     find,
     holders,
     lease_of,
+    load,
     make,
     put_all,
     serving,
+    term_of,
     until,
 )
 from tests.etcd.test_service_allocating import release_of
@@ -61,7 +63,7 @@ def test_a_deposed_leaders_writes_are_refused_by_etcd_itself(etcd: Etcd) -> None
         async with Store([etcd.url]) as store:
             async with serving(etcd.url) as directory:
                 service = await make(directory)
-                state = service.term.state
+                state = term_of(service).state
                 choice = choose(state, ask("late"), 0)
                 assert isinstance(choice, Choice)
                 late = allocation(state.keys, choice)
@@ -86,10 +88,10 @@ def test_leadership_taken_away_ends_the_term_and_the_state_is_read_anew(etcd: Et
         async with serving(etcd.url) as directory, Store([etcd.url]) as store:
             service = await make(directory)
             one = await service.allocate(ask("c1"))
-            term = service.term
+            term = term_of(service)
             await asyncio.to_thread(etcd.request, "kv/lease/revoke", {"ID": lease_of(etcd, LEADER)})
             two = await until(lambda: service.allocate(ask("c2")))
-            assert service.term is not term and term.over
+            assert term_of(service) is not term and term.over
             with pytest.raises(Problem) as caught:
                 await term.submit(Change((), (Delete(b"x"),), b"x", None))
             assert caught.value.code == "not-leader"
@@ -136,12 +138,12 @@ def test_a_cooldown_is_only_lengthened_by_a_restart(etcd: Etcd) -> None:
             await service.allocate(ask("c1", "web-0"))
             await service.release(release_of(ask("c1")))
             released = time.monotonic()
-            clock = service.term.clock.now()
+            clock = term_of(service).clock.now()
         await asyncio.sleep(0.3)
         async with serving(etcd.url) as directory:
             service = await find(directory)
             # It stood still while nobody led, and nothing that was written is forgotten.
-            assert clock - 50 <= service.term.clock.now() <= clock + 250
+            assert clock - 50 <= term_of(service).clock.now() <= clock + 250
             with pytest.raises(Problem) as caught:
                 await service.allocate(ask("c2", "web-1"))
             assert caught.value.code == "pool-cooling"
@@ -218,7 +220,7 @@ def test_twenty_thousand_addresses_are_read_over_pages_into_the_same_state(etcd:
             assert took < 10
         async with serving(etcd.url) as directory:
             service = await find(directory)
-            state: ClusterState = service.term.state
+            state: ClusterState = term_of(service).state
             assert len(state.attachments) == 15_000
             assert (await service.allocate(ask("new"))).slot == "20001"
             # Its own address, still cooling for everybody else.
@@ -256,7 +258,7 @@ def test_every_request_under_way_is_answered_when_the_term_ends(etcd: Etcd) -> N
             assert repeated.generation
             held = await holders(store)
             assert len({holder.container for holder, _ in held.values()}) == len(held)
-            memory = service.term.state.networks["red"].held
+            memory = term_of(service).state.networks["red"].held
             assert {("red", index) for index in memory} == held.keys()
 
     asyncio.run(scenario())

@@ -21,11 +21,23 @@ from netspace.messages import (
     NewFabric,
     NewNetwork,
     NewPool,
+    NodeReport,
+    OperatorRelease,
     Reserve,
 )
 from netspace.problems import Problem
 from statestore import Store
-from tests.etcd.service_world import ask, check, find, holders, make, put_all, serving, until
+from tests.etcd.service_world import (
+    ask,
+    check,
+    find,
+    holders,
+    make,
+    put_all,
+    serving,
+    term_of,
+    until,
+)
 
 
 def test_of_two_clusters_overlapping_networks_made_at_once_exactly_one_is_made(
@@ -102,13 +114,13 @@ def test_a_network_with_five_thousand_releases_is_deleted_in_chunks(etcd: Etcd) 
             await put_all(store, ((keys.released(("red", i)), release) for i in range(1, 5001)))
             async with serving(etcd.url) as directory:
                 service = await find(directory)
-                assert len(service.term.state.networks["red"].released) == 5000
+                assert len(term_of(service).state.networks["red"].released) == 5000
                 before = await store.revision()
                 deleting = asyncio.create_task(service.delete_network("red"))
                 await deleting
                 assert 50 <= await store.revision() - before <= 60
                 assert await service.networks() == []
-                assert not service.term.state.names
+                assert not term_of(service).state.names
                 for prefix in (b"released/", b"networks/", b"slots/"):
                     async with contextlib.aclosing(store.pages(keys.prefix + prefix)) as pages:
                         async for page in pages:
@@ -165,5 +177,36 @@ def test_what_somebody_deleted_by_hand_is_noticed_and_read_anew(etcd: Etcd) -> N
             got = await until(lambda: service.allocate(ask("c1", claim="b" * 32)))
             assert got.slot == "2"
             await check(store, service, answers[0], answers[2], got)
+
+    asyncio.run(scenario())
+
+
+def test_a_deleted_cluster_leaves_no_key_and_can_be_made_again(etcd: Etcd) -> None:
+    async def scenario() -> None:
+        async with serving(etcd.url) as directory, Store([etcd.url]) as store:
+            service = await make(directory)
+            await service.allocate(ask("c1"))
+            with pytest.raises(Problem, match="red") as caught:
+                await directory.delete_cluster("blue")
+            assert caught.value.code == "in-use"
+            await service.operator_release(
+                OperatorRelease(
+                    network="red",
+                    address="fd00::1",
+                    generation=(await service.address("10.0.0.1", None)).generation or 0,
+                )
+            )
+            await service.report_node("node-1", NodeReport(version="1"))
+            await service.delete_pool("main")
+            await service.delete_network("red")
+            await directory.delete_cluster("blue")
+            with pytest.raises(Problem) as caught:
+                directory.cluster("blue")
+            assert caught.value.code == "not-found"
+            for prefix in (Keys("blue").prefix, all_keys.CATALOGUE):
+                async with contextlib.aclosing(store.pages(prefix)) as pages:
+                    assert [kv.key async for page in pages for kv in page.items] == []
+            anew = await make(directory)
+            assert (await anew.allocate(ask("c1", claim="a" * 32))).slot == "1"
 
     asyncio.run(scenario())

@@ -178,6 +178,8 @@ class Model:
             return Expected("address-unusable")
         if not self._may(request, owner):
             return Expected("pool-forbidden")
+        if pool is None and self.pools[owner].kind == "application":
+            return Expected("address-unusable")
         kept = self._families(slot[0], families)
         if kept is None:
             return Expected("family-missing")
@@ -209,11 +211,15 @@ class Model:
         if kept is None:
             return Expected("family-missing")
         name = _name(request)
+        known = [slot for slot, tenant in self.held.items() if name and tenant.name == name]
+        known += [slot for slot, past in self.past.items() if name and past.name == name]
+        under_way = tuple(s for s in known if self.owner(s) == pool and s in self.flying)
+        if under_way:
+            return Expected("wait", under_way)
         gone = [s for s in self.held if self.owner(s) == pool and self._gone(s, request)]
         if gone:
-            # Which of several is left open; where one of them is under way, so is waiting for it.
-            still = tuple(slot for slot in gone if slot not in self.flying)
-            return Expected("taken-over", still, kept) if still else Expected("wait", tuple(gone))
+            # Which of several is left open.
+            return Expected("taken-over", tuple(gone), kept)
         free = self.free(pool)
         ordered = sorted((s for s in free if s in self.past), key=lambda s: self.past[s].order)
         mine = [slot for slot in ordered if name is not None and self.past[slot].name == name]

@@ -34,6 +34,7 @@ from netspace.messages import (
     Status,
 )
 from netspace.problems import Problem
+from netspace.tls import Tls
 from netspacectl.app import App
 from netspacectl.main import run
 
@@ -312,14 +313,16 @@ class Terminal:
     def __init__(self, client: MemoryClient) -> None:
         self.client = client
         self.servers: list[tuple[str, ...]] = []
+        self.tls: Tls | None = None
 
     def app(self) -> App:
         """Fresh options, as every call of the program has."""
 
         def connect(
-            servers: Sequence[str], _: float
+            servers: Sequence[str], _: float, tls: Tls | None
         ) -> contextlib.AbstractAsyncContextManager[Any]:
             self.servers.append(tuple(servers))
+            self.tls = tls
             return contextlib.nullcontext(self.client)
 
         return App(connect=connect)

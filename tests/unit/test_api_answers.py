@@ -68,16 +68,21 @@ CLUSTER_STATUS = m.ClusterStatus(
     released=2,
     waiting=4,
 )
+SERVER_STATUS = m.ServerStatus(
+    name="s1", endpoint="http://s", version="1", clusters=[CLUSTER_STATUS]
+)
 STATUS = m.Status(
     version="1",
     server="s1",
     ready=True,
     clusters=[CLUSTER_STATUS],
+    servers=[SERVER_STATUS],
     store=[
         m.StoreMember(endpoint="http://e", version="3", size=1, leader=True, error=None),
     ],
 )
 ANSWERS: dict[str, Any] = {
+    "own_status": SERVER_STATUS,
     "allocate": ALLOCATION,
     "held": ALLOCATION,
     "release": RELEASED,

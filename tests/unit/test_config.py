@@ -173,7 +173,7 @@ def test_the_example_is_correct_and_shows_the_defaults() -> None:
 
 
 def test_the_example_documents_every_key() -> None:
-    uncommented = re.sub(r"(?m)^(\s*)# (tls:|  (?:ca|cert|key):)", r"\1\2", EXAMPLE.read_text())
+    uncommented = re.sub(r"(?m)^(\s*)# (advertise:|tls:|  (?:ca|cert|key):)", r"\1\2", EXAMPLE.read_text())
     assert written(yaml.safe_load(uncommented)) == keys(ServerConfig)
 
 

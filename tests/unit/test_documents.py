@@ -201,7 +201,7 @@ def test_the_dependencies_listed_are_those_declared(
 
 
 def test_the_programs_listed_are_those_that_are_brought() -> None:
-    brought = [*packages.COMMON, *packages.LAB_KERNEL, *packages.LINT]
+    brought = [*packages.COMMON, *packages.LAB_KERNEL, *packages.LINT, *packages.BENCH]
     assert sorted(table(DEPENDENCIES, "Programs of the system")) == sorted(
         package.name for package in brought
     )

@@ -22,6 +22,7 @@ from netspace.messages import (
     OperatorRelease,
     Reserve,
     ResizePool,
+    ServerStatus,
     Status,
     StoreMember,
 )
@@ -404,22 +405,33 @@ class TestNodesAndStatus:
     def test_status_shows_leaders_and_etcd_and_tells_whether_the_server_is_ready(
         self, terminal: Terminal, capsys: Capture, ready: bool, status: int
     ) -> None:
+        east = ClusterStatus(
+            name="east",
+            leading=ready,
+            leader="server-1" if ready else None,
+            revision=41,
+            networks=2,
+            pools=4,
+            used=7,
+            released=5,
+            waiting=0,
+        )
+        behind = msgspec.structs.replace(east, leading=False, revision=38)
         terminal.client.state = Status(
             version="0.1.0",
             server="server-1",
             ready=ready,
-            clusters=[
-                ClusterStatus(
-                    name="east",
-                    leading=ready,
-                    leader="server-1" if ready else None,
-                    revision=41,
-                    networks=2,
-                    pools=4,
-                    used=7,
-                    released=5,
-                    waiting=0,
-                )
+            clusters=[east],
+            servers=[
+                ServerStatus(
+                    name="server-1", endpoint="http://a:1", version="0.1.0", clusters=[east]
+                ),
+                ServerStatus(
+                    name="server-2", endpoint="http://b:1", version="0.1.0", clusters=[behind]
+                ),
+                ServerStatus(
+                    name="server-3", endpoint="http://c:1", version="", clusters=[], error="away"
+                ),
             ],
             store=[
                 StoreMember(
@@ -434,7 +446,9 @@ class TestNodesAndStatus:
         assert terminal.run("status") == status
         shown = capsys.readouterr()
         assert "http://127.0.0.1:2379  3.4.23   1.5 MiB  yes" in shown.out
-        assert "east" in shown.out
+        rows = [line.split() for line in shown.out.splitlines()]
+        assert ["server-2", "http://b:1", "east", "follows", "3" if ready else "-", "-"] in rows
+        assert ["server-3", "http://c:1", "-", "-", "-", "away"] in rows
         assert ("server server-1 is not ready" in shown.err) is not ready
 
 

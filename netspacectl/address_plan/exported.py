@@ -1,0 +1,55 @@
+"""What there is as a plan file, which applied to the same server changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from netspace.messages import Network, NewCluster, NewFabric, NewNetwork, NewPool, Pool
+from netspacectl.address_plan.declared import VERSION
+from netspacectl.address_plan.fields import as_new, plain
+from netspacectl.address_plan.present import Present, PresentCluster, slots_of, total_of
+
+_PLACE = ("name", "network", "parent")
+"""What the place in the file says."""
+
+
+def document(present: Present) -> dict[str, Any]:
+    """The content of the file. Pools' ranges are written out, less what no pool can have."""
+    return {
+        "version": VERSION,
+        "fabrics": {
+            name: plain(as_new(NewFabric, fabric), without=("name",))
+            for name, fabric in sorted(present.fabrics.items())
+        },
+        "clusters": {name: _cluster(known) for name, known in present.clusters.items()},
+    }
+
+
+def _cluster(known: PresentCluster) -> dict[str, Any]:
+    networks = {}
+    for name, network in sorted(known.networks.items()):
+        networks[name] = plain(as_new(NewNetwork, network), without=("name",))
+        pools = _pools(known, network, None)
+        if pools:
+            networks[name]["pools"] = pools
+    return plain(as_new(NewCluster, known.info), without=("name",)) | {"networks": networks}
+
+
+def _pools(known: PresentCluster, network: Network, parent: str | None) -> dict[str, Any]:
+    slots, total = slots_of(network), total_of(network)
+    written = {}
+    for name, pool in sorted(known.pools.items()):
+        if (pool.network, pool.parent) == (network.name, parent):
+            written[name] = _pool(
+                pool, slots.format_ranges(slots.parse_ranges(pool.ranges) & total)
+            )
+            nested = _pools(known, network, name)
+            if nested:
+                written[name]["pools"] = nested
+    return written
+
+
+def _pool(pool: Pool, ranges: list[str]) -> dict[str, Any]:
+    # A pool whose every address was excluded afterwards keeps them: it has no others.
+    new = as_new(NewPool, pool, ranges=ranges or pool.ranges, size=None)
+    return plain(new, without=_PLACE)

@@ -1,0 +1,1 @@
+"""./run soak: clients, servers and etcd members under faults, and a checker of what came of it."""

@@ -1,0 +1,450 @@
+"""What a history says: a pure function from operations and looks at etcd to verdicts.
+
+A *tenure* is one holding of a slot: network, slot and generation name it. Whoever saw it (an answer
+to its attachment, a look at etcd) proves that it had begun by then. It may end once somebody has
+asked for something that ends it: a release by its claim or generation, a takeover of its container,
+the same attachment under another claim, an admin's word. Before the first such request it must be
+there. Nothing is concluded from a request whose answer was lost but that it may have been carried
+out, then or at any time later.
+
+Rules, and how they are counted
+double  `two-holders`       one generation of a slot given to two
+        `held-while-given`  a slot given while its holder had not been asked to let go
+        `order`             a younger generation was seen before an older one was asked for
+lost    `missing`           a tenure that nobody asked to end is not in etcd
+        `other-answer`      a repeat was answered differently
+leaked  `came-back`         a claim holds a slot though its release was acknowledged before
+        `left`              something is held after everything was released
+        `refused-but-done`  what surely was not done was done
+        `torn`              slots, attachments and releases in etcd contradict one another
+        `not-given`         an address that nobody holds is not to be had
+wrong   `outside`, `forbidden`, `other-pool`, `other-address`, `families`, `cooling`
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final
+
+from soak import ground
+from soak.history import Answer, Look, Operation
+
+SORTS: Final = {
+    "two-holders": "double",
+    "held-while-given": "double",
+    "order": "double",
+    "missing": "lost",
+    "other-answer": "lost",
+    "came-back": "leaked",
+    "left": "leaked",
+    "refused-but-done": "leaked",
+    "torn": "leaked",
+    "not-given": "leaked",
+    "outside": "wrong",
+    "forbidden": "wrong",
+    "other-pool": "wrong",
+    "other-address": "wrong",
+    "families": "wrong",
+    "cooling": "wrong",
+}
+
+TOLERANCE = 0.05
+"""Seconds by which a cool-down may seem too short: milliseconds are rounded, requests take time."""
+
+Slot = tuple[str, str]
+Attachment = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A rule that does not hold. `operations`: the numbers of those concerned."""
+
+    rule: str
+    says: str
+    operations: tuple[int, ...] = ()
+
+    @property
+    def sort(self) -> str:
+        return SORTS[self.rule]
+
+
+@dataclass
+class Tenure:
+    """`known`: the tick by which it had begun, `seconds` the same as a time; `seen`: by what."""
+
+    slot: Slot
+    generation: int
+    attachment: Attachment
+    claim: str
+    known: int
+    seconds: float
+    seen: list[int] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        network, slot = self.slot
+        return (
+            f"{network}/{slot} at generation {self.generation}"
+            f" by {'/'.join(self.attachment)} (claim {self.claim[:8] or '?'})"
+        )
+
+
+class _Index:
+    """The operations, by what they can have done to whom."""
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self.allocations: dict[Attachment, list[Operation]] = defaultdict(list)
+        self.releases: dict[Attachment, list[Operation]] = defaultdict(list)
+        self.removals: dict[str, list[Operation]] = defaultdict(list)
+        self.identities: dict[Attachment, tuple[str, str, str] | None] = {}
+        for each in operations:
+            if each.kind == "allocate":
+                self.allocations[each.attachment].append(each)
+                self.identities[each.attachment] = each.identity
+                for container in each.removed:
+                    self.removals[container].append(each)
+            elif each.kind in ("release", "operator"):
+                self.releases[each.attachment].append(each)
+
+    def makers(self, attachment: Attachment, claim: str) -> list[Operation]:
+        """What may have begun a tenure."""
+        return [each for each in self.allocations.get(attachment, ()) if each.claim == claim]
+
+    def freeing(self, tenure: Tenure) -> list[Operation]:
+        """The releases that may have ended a tenure."""
+        return [
+            each
+            for each in self.releases.get(tenure.attachment, ())
+            if each.generation == tenure.generation
+            or (each.generation is None and tenure.claim in ("", each.claim))
+        ]
+
+    def ending(self, tenure: Tenure) -> Iterator[Operation]:
+        """All that may have ended a tenure. A younger claim of the same attachment may; an older
+        one, repeated late, must not."""
+        yield from self.freeing(tenure)
+        yield from self.removals.get(tenure.attachment[0], ())
+        asked = self.makers(tenure.attachment, tenure.claim)
+        begun = min((each.invoked for each in asked), default=0)
+        for each in self.allocations.get(tenure.attachment, ()):
+            if each.claim != tenure.claim and each.invoked > begun:
+                yield each
+
+
+def check(operations: Sequence[Operation], looks: Sequence[Look]) -> list[Verdict]:
+    """Every rule that does not hold, the gravest first."""
+    index = _Index(operations)
+    tenures: dict[tuple[Slot, int], Tenure] = {}
+    verdicts = [
+        *_collect(tenures, operations, looks),
+        *_successions(tenures.values(), index),
+        *_missing(tenures.values(), looks, index),
+        *_repeats(index),
+        *_came_back(operations, looks, index),
+        *_left(looks, index),
+        *_refused(tenures.values(), index),
+        *(found for look in looks for found in _torn(look)),
+        *(found for each in operations for found in _fitting(each)),
+    ]
+    sorts = list(dict.fromkeys(SORTS.values()))
+    return sorted(verdicts, key=lambda verdict: sorts.index(verdict.sort))
+
+
+def summary(operations: Sequence[Operation], verdicts: Sequence[Verdict]) -> str:
+    """The last line of a soak."""
+    found = Counter(verdict.sort for verdict in verdicts)
+    counts = [f"{found[sort]} {sort}" for sort in ("double", "lost", "leaked")]
+    if found["wrong"]:
+        counts.append(f"{found['wrong']} wrong")
+    return f"soak: {len(operations)} operations, {', '.join(counts)}"
+
+
+def _collect(
+    tenures: dict[tuple[Slot, int], Tenure],
+    operations: Sequence[Operation],
+    looks: Sequence[Look],
+) -> Iterator[Verdict]:
+    """Fills `tenures` with all that were seen; one generation of a slot has one holder."""
+
+    def saw(tenure: Tenure) -> Verdict | None:
+        key = tenure.slot, tenure.generation
+        known = tenures.setdefault(key, tenure)
+        if known is tenure:
+            return None
+        if known.attachment != tenure.attachment or (
+            known.claim and tenure.claim and known.claim != tenure.claim
+        ):
+            return Verdict(
+                "two-holders", f"{known}, and {tenure}", (*known.seen[:2], *tenure.seen[:2])
+            )
+        known.claim = known.claim or tenure.claim
+        known.seen += tenure.seen
+        if tenure.known < known.known:
+            known.known, known.seconds = tenure.known, tenure.seconds
+        return None
+
+    for each in operations:
+        answer = each.answer
+        if each.outcome == "ok" and answer and each.kind in ("allocate", "ask"):
+            claim = each.claim if each.kind == "allocate" else ""
+            slot = answer.network, answer.slot
+            tenure = Tenure(
+                slot,
+                answer.generation,
+                each.attachment,
+                claim,
+                each.completed,
+                each.ended,
+                [each.number],
+            )
+            if found := saw(tenure):
+                yield found
+    for look in looks:
+        for stored in look.slots:
+            slot = stored.network, stored.slot
+            attachment = stored.container, stored.ifname
+            tenure = Tenure(
+                slot, stored.generation, attachment, stored.claim, look.completed, look.ended
+            )
+            if found := saw(tenure):
+                yield found
+
+
+def _successions(tenures: Iterable[Tenure], index: _Index) -> Iterator[Verdict]:
+    """One tenure of a slot after the other, in the order of generations."""
+    slots: dict[Slot, list[Tenure]] = defaultdict(list)
+    for tenure in tenures:
+        slots[tenure.slot].append(tenure)
+    for holders in slots.values():
+        holders.sort(key=lambda tenure: tenure.generation)
+        for before, after in pairwise(holders):
+            yield from _succession(before, after, index)
+
+
+def _succession(before: Tenure, after: Tenure, index: _Index) -> Iterator[Verdict]:
+    concerned = (*before.seen[:2], *after.seen[:2])
+    if not any(each.invoked < after.known for each in index.ending(before)):
+        yield Verdict("held-while-given", f"{after}, while held since before: {before}", concerned)
+    makers = index.makers(before.attachment, before.claim)
+    if before.claim and makers and min(each.invoked for each in makers) > after.known:
+        yield Verdict("order", f"{before} came after {after}", concerned)
+    pool = ground.owner(before.slot[0], int(before.slot[1]))
+    names = index.identities.get(before.attachment), index.identities.get(after.attachment)
+    freed = [each for each in index.freeing(before) if each.invoked < after.known]
+    if (
+        pool is None
+        or before.attachment == after.attachment
+        or (names[0] is not None and names[0] == names[1])
+        or not freed
+    ):
+        return
+    rested = after.seconds - min(each.began for each in freed)
+    if rested < pool.cooldown - TOLERANCE:
+        yield Verdict(
+            "cooling",
+            f"{after}, {rested:.2f} s after the release of {before} was asked for;"
+            f" the cool-down of pool {pool.name} is {pool.cooldown} s",
+            (*concerned, *(each.number for each in freed)),
+        )
+
+
+def _missing(tenures: Iterable[Tenure], looks: Sequence[Look], index: _Index) -> Iterator[Verdict]:
+    """What began before a look, and nobody asked to end until after it, is in it."""
+    ordered = sorted(looks, key=lambda look: look.invoked)
+    begun = [look.invoked for look in ordered]
+    stored = [{((s.network, s.slot), s.generation) for s in look.slots} for look in ordered]
+    for tenure in tenures:
+        end = min((each.invoked for each in index.ending(tenure)), default=None)
+        for at in range(bisect_right(begun, tenure.known), len(ordered)):
+            if end is not None and ordered[at].completed >= end:
+                break
+            if (tenure.slot, tenure.generation) not in stored[at]:
+                yield Verdict(
+                    "missing",
+                    f"{tenure}: not in etcd at revision {ordered[at].revision}",
+                    tuple(tenure.seen[:4]),
+                )
+                break
+
+
+def _repeats(index: _Index) -> Iterator[Verdict]:
+    """One claim of one attachment has one answer."""
+    for attachment, allocations in index.allocations.items():
+        first: dict[str, tuple[Operation, Answer]] = {}
+        for each in allocations:
+            if each.outcome != "ok" or each.answer is None:
+                continue
+            known, answer = first.setdefault(each.claim, (each, each.answer))
+            if _same(answer) != _same(each.answer):
+                yield Verdict(
+                    "other-answer",
+                    f"{'/'.join(attachment)} with claim {each.claim[:8]} has"
+                    f" {_same(answer)}, and {_same(each.answer)}",
+                    (known.number, each.number),
+                )
+
+
+def _same(answer: Answer) -> tuple[object, ...]:
+    return (
+        answer.network, answer.slot, answer.generation, answer.ipv4, answer.ipv6, answer.pool
+    )  # fmt: skip
+
+
+def _came_back(
+    operations: Sequence[Operation], looks: Sequence[Look], index: _Index
+) -> Iterator[Verdict]:
+    """After the end of a claim's release was acknowledged, it never holds anything again."""
+    dead: dict[tuple[Attachment, str], Operation] = {}
+    for each in operations:
+        if each.outcome == "ok" and (
+            each.kind == "release"
+            or (each.kind == "operator" and each.answer and each.answer.released)
+        ):
+            known = dead.setdefault((each.attachment, each.claim), each)
+            if each.completed < known.completed:
+                dead[each.attachment, each.claim] = each
+    for (attachment, claim), release in dead.items():
+        for each in index.makers(attachment, claim):
+            if each.outcome == "ok" and each.invoked > release.completed:
+                yield Verdict(
+                    "came-back",
+                    f"{'/'.join(attachment)} got an address with claim {claim[:8]}, which had"
+                    " been released",
+                    (release.number, each.number),
+                )
+    told: set[tuple[Attachment, str]] = set()
+    for look in looks:
+        for stored in look.slots:
+            key = (stored.container, stored.ifname), stored.claim
+            release_of = dead.get(key)
+            if release_of and release_of.completed < look.invoked and key not in told:
+                told.add(key)
+                yield Verdict(
+                    "came-back",
+                    f"{stored.network}/{stored.slot} at generation {stored.generation} is held by"
+                    f" {stored.container}/{stored.ifname} with claim {stored.claim[:8]}, which had"
+                    f" been released, at revision {look.revision}",
+                    (
+                        release_of.number,
+                        *(each.number for each in index.makers(*key)),
+                    ),
+                )
+
+
+def _left(looks: Sequence[Look], index: _Index) -> Iterator[Verdict]:
+    for look in looks:
+        if not look.last:
+            continue
+        for stored in look.slots:
+            attachment = stored.container, stored.ifname
+            yield Verdict(
+                "left",
+                f"{stored.network}/{stored.slot} at generation {stored.generation} is held by"
+                f" {stored.container}/{stored.ifname} with claim {stored.claim[:8]} at the end",
+                tuple(
+                    each.number
+                    for each in (
+                        *index.allocations.get(attachment, ()),
+                        *index.releases.get(attachment, ()),
+                    )
+                ),
+            )
+        for left in look.attachments:
+            yield Verdict(
+                "left",
+                f"attachment {left.container}/{left.ifname} stands at the end",
+                tuple(
+                    each.number for each in index.allocations.get((left.container, left.ifname), ())
+                ),
+            )
+
+
+def _refused(tenures: Iterable[Tenure], index: _Index) -> Iterator[Verdict]:
+    """A tenure was begun by a request that was not surely without effect."""
+    for tenure in tenures:
+        makers = index.makers(tenure.attachment, tenure.claim)
+        if tenure.claim and all(each.outcome == "failed" for each in makers):
+            yield Verdict(
+                "refused-but-done",
+                f"{tenure}, though every request for it failed"
+                if makers
+                else f"{tenure}, which nobody asked for",
+                tuple(each.number for each in makers),
+            )
+
+
+def _torn(look: Look) -> Iterator[Verdict]:
+    """Every holder has its attachment and every attachment its holder; what is held is not
+    released; what is held lies in the pool that it says."""
+    held = {(each.network, each.slot): each for each in look.slots}
+    attachments = {
+        (each.container, each.ifname): (each.network, each.slot) for each in look.attachments
+    }
+    where = f"at revision {look.revision}"
+    for slot, stored in held.items():
+        attachment = stored.container, stored.ifname
+        if attachments.get(attachment) != slot:
+            yield Verdict(
+                "torn",
+                f"{'/'.join(slot)} is held by {'/'.join(attachment)}, whose attachment says"
+                f" {attachments.get(attachment)} {where}",
+            )
+        owner = ground.owner(stored.network, int(stored.slot))
+        if owner is None or owner.name != stored.pool:
+            yield Verdict("outside", f"{'/'.join(slot)} is held as one of pool {stored.pool}")
+    for attachment, slot in attachments.items():
+        if slot not in held:
+            yield Verdict(
+                "torn", f"attachment {'/'.join(attachment)} says {slot}, which is free {where}"
+            )
+    for slot in look.released:
+        if slot in held:
+            yield Verdict("torn", f"{'/'.join(slot)} is held and released {where}")
+
+
+def _fitting(each: Operation) -> Iterator[Verdict]:
+    """Whether an answer is one that the question allows."""
+    if each.kind != "allocate":
+        return
+    who = f"{each.namespace}/{each.pod or each.container}"
+    if each.must and each.outcome != "ok":
+        yield Verdict(
+            "not-given",
+            f"{who} got no address of pool {each.pool}, which nobody uses: {each.code}",
+            (each.number,),
+        )
+    answer = each.answer
+    if each.outcome != "ok" or answer is None:
+        return
+    numbers = (each.number,)
+    owner = ground.owner(answer.network, int(answer.slot))
+    if owner is None or owner.name != answer.pool:
+        yield Verdict(
+            "outside",
+            f"{who} got {answer.network}/{answer.slot} of pool {answer.pool}; it belongs to"
+            f" {owner.name if owner else 'no pool'}",
+            numbers,
+        )
+        return
+    if not owner.takes(each.namespace):
+        yield Verdict("forbidden", f"{who} got an address of pool {owner.name}", numbers)
+    wanted = each.pool or ("" if each.ip else ground.DEFAULT)
+    if wanted and wanted != answer.pool:
+        yield Verdict(
+            "other-pool", f"{who} asked for pool {wanted} and got one of {answer.pool}", numbers
+        )
+    there = dict(zip(ground.FAMILIES, owner.network.address(int(answer.slot)), strict=True))
+    got = {"ipv4": answer.ipv4, "ipv6": answer.ipv6}
+    asked = each.families or tuple(family for family in there if there[family])
+    expected = {family: there[family] if family in asked else None for family in there}
+    if got != expected:
+        yield Verdict(
+            "families", f"{who} got {got} for slot {answer.slot}, not {expected}", numbers
+        )
+    if each.ip and not set(each.ip) <= set(there.values()):
+        yield Verdict(
+            "other-address", f"{who} asked for {', '.join(each.ip)} and got {got}", numbers
+        )

@@ -1,0 +1,441 @@
+"""The clients of a soak: what nodes ask for pods, one after the other and at once.
+
+A client keeps to what a node does: a claim is stored before it is asked for, a request without an
+answer is repeated or released, and what was released is never asked for again under that claim.
+What it may still hold stands in `pods` and `owed` until the release was acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Self, TypeVar
+
+from ipam_server.client import Client
+from netspace import messages as m
+from netspace.problems import Problem
+from netspace.slots import Family
+from soak import ground
+from soak.ground import CLUSTER, Pool
+from soak.history import Answer, History, Kind, Operation, Outcome
+
+T = TypeVar("T")
+
+SURELY = frozenset({"unavailable", "not-leader", "busy", "state-unavailable"})
+"""Problems after which nothing was done, in the client's own words."""
+
+PERHAPS = frozenset({"outcome-unknown", "internal"})
+
+TIMEOUT = 4.0
+"""Seconds that a request may take, on all servers together."""
+
+AT_MOST = 6
+"""Pods that a client has at once, more or less."""
+
+NAMESPACES = ("red", "blue", "green")
+
+
+@dataclass(frozen=True)
+class Pod:
+    """One attachment under one claim. `pool` None: only the address chooses it. `generation` is
+    known once an allocation was answered."""
+
+    container: str
+    ifname: str
+    claim: str
+    node: str
+    namespace: str
+    name: str
+    uid: str
+    pool: Pool | None
+    ip: tuple[str, ...] = ()
+    families: tuple[Family, ...] = ()
+    generation: int | None = None
+    address: str = ""
+
+    @property
+    def attachment(self) -> m.AttachmentId:
+        return m.AttachmentId(container=self.container, ifname=self.ifname)
+
+    def request(self, removed: Sequence[str]) -> m.AllocateRequest:
+        pool = self.pool
+        named = pool is not None and pool.kind != "default"
+        return m.AllocateRequest(
+            attachment=self.attachment,
+            claim=self.claim,
+            node=self.node,
+            pod=m.Pod(namespace=self.namespace, name=self.name, uid=self.uid),
+            selection=m.Selection(
+                netspace=pool.name if named and pool and pool.kind == "netspace" else None,
+                application=pool.name if named and pool and pool.kind == "application" else None,
+                ip=self.ip,
+                families=self.families,
+            ),
+            removed=list(removed),
+        )
+
+    def release(self, generation: int | None) -> m.ReleaseRequest:
+        return m.ReleaseRequest(
+            attachment=self.attachment, node=self.node, claim=self.claim, generation=generation
+        )
+
+
+class Worker:
+    """One client: `run` until told to stop, then `settle`. Used in `async with`."""
+
+    def __init__(self, number: int, endpoints: Sequence[str], history: History, seed: int) -> None:
+        self.number = number
+        self.pods: list[Pod] = []
+        self.owed: list[Pod] = []
+        self._history = history
+        self._random = Random(f"{seed}/client/{number}")
+        # Every client begins with a server of its own.
+        turn = number % len(endpoints)
+        self._client = Client([*endpoints[turn:], *endpoints[:turn]], TIMEOUT)
+        self._count = 0
+        self._actions: dict[Callable[[], Awaitable[None]], int] = {
+            self.add: 24,
+            self.delete: 18,
+            self.repeat: 10,
+            self.ask: 8,
+            self.add_twice_at_once: 4,
+            self.add_and_delete_at_once: 4,
+            self.restart: 8,
+            self.take_over: 6,
+            self.claim_anew: 4,
+            self.release_again_later: 5,
+            self.operator_release: 2,
+            self.trespass: 2,
+        }
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._client.close()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Asks for one thing after another until `stop` is set."""
+        actions, weights = list(self._actions), list(self._actions.values())
+        while not stop.is_set():
+            if self.owed and self._random.random() < 0.4:
+                await self._pay(self._random.choice(self.owed))
+            else:
+                [action] = self._random.choices(actions, weights)
+                await action()
+            await asyncio.sleep(self._random.uniform(0, 0.08))
+
+    async def settle(self) -> None:
+        """Releases all that may be held, until each release is acknowledged."""
+        self.owed += self.pods
+        self.pods = []
+        while self.owed:
+            before = len(self.owed)
+            await self._pay(self.owed[0])
+            if len(self.owed) == before:
+                await asyncio.sleep(0.3)
+
+    # What a client does
+
+    async def add(self) -> None:
+        if len(self.pods) >= AT_MOST:
+            return await self.delete()
+        await self._hold(self._new())
+
+    async def delete(self) -> None:
+        if self.pods:
+            await self._pay(self._part())
+
+    async def repeat(self) -> None:
+        """The same request once more, be the first one's outcome known or not."""
+        if self.pods:
+            await self._hold(self._part())
+
+    async def ask(self) -> None:
+        """What an attachment holds: CHECK does."""
+        if not self.pods:
+            return
+        pod = self._random.choice(self.pods)
+        asked = self._begin("ask", pod)
+        answer = await self._end(asked, self._client.held(CLUSTER, pod.attachment), _allocated)
+        if answer is None:
+            await self._breathe()
+
+    async def add_twice_at_once(self) -> None:
+        if len(self.pods) >= AT_MOST:
+            return
+        pod = self._new()
+        both = await asyncio.gather(self._allocate(pod), self._allocate(pod))
+        self.pods.append(both[0] or both[1] or pod)
+
+    async def add_and_delete_at_once(self) -> None:
+        """The runtime gives an ADD up and sends the DEL while the ADD is under way."""
+
+        async def soon() -> bool:
+            await asyncio.sleep(self._random.uniform(0, 0.03))
+            return await self._release(pod, None)
+
+        pod = self._new()
+        _, released = await asyncio.gather(self._allocate(pod), soon())
+        if not released:
+            self.owed.append(pod)
+
+    async def restart(self) -> None:
+        """A named pod is deleted and comes back, perhaps on another node, perhaps as a new UID."""
+        named = [pod for pod in self.pods if pod.name]
+        if not named:
+            return
+        pod = self._random.choice(named)
+        self.pods.remove(pod)
+        await self._pay(pod)
+        node = self._random.choice((pod.node, self._node()))
+        uid = self._random.choice((pod.uid, self._id("u")))
+        await self._hold(self._successor(pod, node=node, uid=uid))
+
+    async def take_over(self) -> None:
+        """A new sandbox of a pod on its node, which has seen the old one's interface to be gone;
+        the old one's DEL comes later."""
+        named = [pod for pod in self.pods if pod.name]
+        if not named:
+            return
+        old = self._random.choice(named)
+        self.pods.remove(old)
+        self.owed.append(old)
+        await self._hold(self._successor(old), removed=(old.container,))
+
+    async def claim_anew(self) -> None:
+        """The node has lost its record: the same attachment under another claim."""
+        known = [pod for pod in self.pods if pod.generation is not None]
+        if not known:
+            return
+        old = self._random.choice(known)
+        new = dataclasses.replace(old, claim=self._claim(), generation=None)
+        self.pods.remove(old)
+        if not await self._hold(new):
+            # Whichever of the two it is now: both are given back.
+            self.owed += [old, new]
+            self.pods.remove(new)
+
+    async def release_again_later(self) -> None:
+        """A release comes a second time, when its attachment holds an address again."""
+        known = [pod for pod in self.pods if pod.generation is not None]
+        if not known:
+            return
+        old = self._random.choice(known)
+        self.pods.remove(old)
+        if not await self._release(old, old.generation):
+            self.owed.append(old)
+            return
+        await self._hold(dataclasses.replace(old, claim=self._claim(), generation=None))
+        await self._release(old, self._random.choice((old.generation, None)))
+
+    async def operator_release(self) -> None:
+        """An admin says that the pod is gone; the node's own release comes later."""
+        known = [pod for pod in self.pods if pod.generation is not None and pod.address]
+        if not known:
+            return
+        pod = self._random.choice(known)
+        assert pod.generation is not None
+        self.pods.remove(pod)
+        self.owed.append(pod)
+        network = next(each for each in ground.NETWORKS if _lies_in(each, pod.address))
+        asked = self._begin("operator", pod)
+        asked.generation = pod.generation
+        request = m.OperatorRelease(
+            network=network.name, address=pod.address, generation=pod.generation
+        )
+        await self._end(asked, self._client.operator_release(CLUSTER, request), _released)
+
+    async def trespass(self) -> None:
+        """A pool that the pod's namespace may not name."""
+        closed = [pool for pool in ground.POOLS if pool.namespaces and "*" not in pool.namespaces]
+        pool = self._random.choice(closed)
+        pod = dataclasses.replace(self._new(), pool=pool, namespace="green", ip=(), families=())
+        await self._allocate(pod)
+        self.owed.append(pod)
+
+    async def fill(self, pool: Pool) -> None:
+        """Takes every address of a pool; each has to be given. Then gives them back."""
+        namespace = next(each for each in NAMESPACES if pool.takes(each))
+        for _ in range(ground.size(pool)):
+            pod = dataclasses.replace(
+                self._new(), pool=pool, namespace=namespace, ip=(), families=(), name="", uid=""
+            )
+            self.pods.append(await self._allocate(pod, must=True) or pod)
+
+    async def probe(self) -> bool:
+        """Whether an address was given."""
+        pod = dataclasses.replace(self._new(), pool=ground.BY_NAME["wide"], ip=(), families=())
+        self.owed.append(pod)
+        return await self._allocate(pod) is not None
+
+    # Asking
+
+    async def _hold(self, pod: Pod, removed: tuple[str, ...] = ()) -> bool:
+        """Allocates; whatever comes of it, the pod may hold something from then on."""
+        held = await self._allocate(pod, removed)
+        self.pods.append(held or pod)
+        if held is None:
+            await self._breathe()
+        return held is not None
+
+    async def _pay(self, pod: Pod) -> None:
+        """Releases; until that is acknowledged it is owed."""
+        known = pod.generation if self._random.random() < 0.8 else None
+        if await self._release(pod, known):
+            if pod in self.owed:
+                self.owed.remove(pod)
+            return
+        if pod not in self.owed:
+            self.owed.append(pod)
+        await self._breathe()
+
+    async def _allocate(
+        self, pod: Pod, removed: tuple[str, ...] = (), must: bool = False
+    ) -> Pod | None:
+        """The pod with what it got; None if it got no answer or a refusal."""
+        asked = self._begin("allocate", pod)
+        asked.removed, asked.must = removed, must
+        answer = await self._end(
+            asked, self._client.allocate(CLUSTER, pod.request(removed)), _allocated
+        )
+        if answer is None:
+            return None
+        address = answer.ipv4 or answer.ipv6 or ""
+        return dataclasses.replace(pod, generation=answer.generation, address=address)
+
+    async def _release(self, pod: Pod, generation: int | None) -> bool:
+        """Whether the release was acknowledged, something being held or not."""
+        asked = self._begin("release", pod)
+        asked.generation = generation
+        request = pod.release(generation)
+        return await self._end(asked, self._client.release(CLUSTER, request), _released) is not None
+
+    def _begin(self, kind: Kind, pod: Pod) -> Operation:
+        pool = pod.pool
+        asked = Operation(
+            number=0,
+            client=self.number,
+            kind=kind,
+            container=pod.container,
+            ifname=pod.ifname,
+            claim=pod.claim,
+            node=pod.node,
+            namespace=pod.namespace,
+            pod=pod.name,
+            uid=pod.uid,
+            pool="" if pool is None or pool.kind == "default" else pool.name,
+            ip=pod.ip,
+            families=pod.families,
+            invoked=0,
+            began=0,
+        )
+        return self._history.begin(asked)
+
+    async def _end(
+        self, asked: Operation, request: Awaitable[T], told: Callable[[T], Answer]
+    ) -> Answer | None:
+        try:
+            answer = told(await request)
+        except Problem as problem:
+            self._history.end(asked, outcome_of(problem), code=problem.code)
+            return None
+        self._history.end(asked, "ok", answer)
+        return answer
+
+    async def _breathe(self) -> None:
+        """A little time before the next attempt after one that failed."""
+        await asyncio.sleep(self._random.uniform(0.05, 0.3))
+
+    # Who asks
+
+    def _part(self) -> Pod:
+        """One of the pods, which is then no longer among them."""
+        return self.pods.pop(self._random.randrange(len(self.pods)))
+
+    def _new(self) -> Pod:
+        """A pod that has not been asked for; sometimes one whose name was there before."""
+        random = self._random
+        pool = random.choices(ground.POOLS, (8, 3, 5, 4, 5, 2, 3))[0]
+        namespace = random.choice([each for each in NAMESPACES if pool.takes(each)])
+        name = ""
+        if random.random() < 0.7:
+            used = {pod.name for pod in (*self.pods, *self.owed)}
+            names = [f"{pool.name}-{self.number}-{each}" for each in range(5)]
+            name = random.choice([each for each in names if each not in used] or names)
+        pod = Pod(
+            container=self._id("c"),
+            ifname=random.choice(("eth0", "eth0", "eth0", "net1")),
+            claim=self._claim(),
+            node=self._node(),
+            namespace=namespace,
+            name=name,
+            uid=self._id("u") if name else "",
+            pool=pool,
+        )
+        chance = random.random()
+        if chance < 0.1 and pool.name in ("main", "team", "wide"):
+            # Few addresses, so that clients ask for the same ones.
+            last = pool.span[1]
+            addresses = pool.network.address(random.randint(last - 4, last))
+            ip = tuple(each for each in addresses if each)
+            ip = random.choice((ip, ip[:1], ip[-1:]))
+            return dataclasses.replace(pod, ip=ip, pool=random.choice((pool, None)))
+        if chance > 0.9 and pool.network is ground.RED:
+            families: tuple[Family, ...] = random.choice((("ipv4",), ("ipv6",)))
+            return dataclasses.replace(pod, families=families)
+        return pod
+
+    def _successor(self, pod: Pod, **changes: str) -> Pod:
+        return dataclasses.replace(
+            pod,
+            container=self._id("c"),
+            claim=self._claim(),
+            generation=None,
+            address="",
+            **changes,  # type: ignore[arg-type]
+        )
+
+    def _node(self) -> str:
+        return f"node-{self.number}-{self._random.randint(0, 1)}"
+
+    def _id(self, letter: str) -> str:
+        self._count += 1
+        return f"{letter}{self.number}-{self._count}"
+
+    def _claim(self) -> str:
+        return f"{self._random.getrandbits(128):032x}"
+
+
+def outcome_of(problem: Problem) -> Outcome:
+    """What a client knows after a problem."""
+    if problem.code in SURELY:
+        return "failed"
+    return "unknown" if problem.code in PERHAPS else "refused"
+
+
+def _allocated(answer: m.Allocation) -> Answer:
+    return Answer(
+        pool=answer.pool,
+        network=answer.network.name,
+        slot=answer.slot,
+        generation=answer.generation,
+        ipv4=answer.ipv4,
+        ipv6=answer.ipv6,
+        how=answer.how,
+    )
+
+
+def _released(answer: m.Released) -> Answer:
+    return Answer(released=answer.released)
+
+
+def _lies_in(network: ground.Ground, address: str) -> bool:
+    try:
+        network.index(address)
+    except ValueError:
+        return False
+    return True
