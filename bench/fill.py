@@ -57,7 +57,7 @@ def change(state: ClusterState, keys: Keys, tag: str, number: int) -> Change:
     choice = choose(state, attachments.request(tag, number), 0)
     assert isinstance(choice, Choice)
     network, index = choice.slot
-    return allocation(keys, Choice((network, index + number), choice.holder, choice.how))
+    return allocation(keys, Choice((network, index + number), choice.holder, choice.how), at=0)
 
 
 async def cluster(

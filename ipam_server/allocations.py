@@ -7,14 +7,12 @@ term commits them. Requests of one attachment come one after the other.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 
 from ipam_server import views
 from ipam_server.allocator import Choice, Repeat, Wait, choose
-from ipam_server.changes import allocation
+from ipam_server.changes import burial
 from ipam_server.keys import SlotId
-from ipam_server.committer import Conflict
-from ipam_server.leading import LeaderRecord, Leading, changed
+from ipam_server.leading import LeaderRecord, Leading
 from ipam_server.serial import KeyedLocks
 from ipam_server.state import Held
 from ipam_server.term import Limits
@@ -25,9 +23,6 @@ from statestore import Store
 
 log = logging.getLogger(__name__)
 
-REMEMBERED_CLAIMS = 100_000
-"""How many released claims are remembered: an ADD that arrives after its DEL gets nothing."""
-
 
 class Allocations(Leading):
     """See the module."""
@@ -37,7 +32,6 @@ class Allocations(Leading):
     ) -> None:
         super().__init__(store, name, server, ttl, limits)
         self._locks = KeyedLocks()
-        self._released_claims: OrderedDict[str, None] = OrderedDict()
 
     async def allocate(self, request: m.AllocateRequest) -> m.Allocation:
         """A slot for an attachment; the same answer for the same attachment and claim."""
@@ -76,7 +70,7 @@ class Allocations(Leading):
         async with self._locks.hold(attachment):
             while True:
                 term = await self._open()
-                if request.claim in self._released_claims:
+                if request.claim in term.state.buried:
                     raise Problem(
                         "claim-released",
                         f"the claim of attachment {request.attachment} was released already",
@@ -92,13 +86,10 @@ class Allocations(Leading):
                             term.state, decision.slot, held.holder, held.generation, "repeated"
                         )
                     case Choice():
-                        revision = await self._commit(term, allocation(term.state.keys, decision))
-                        replaced = decision.replaces
-                        if replaced is not None and replaced.holder.claim != request.claim:
-                            # A late copy of what its node asked before must not take it back.
-                            self._bury(replaced.holder.claim)
+                        choice, change = term.giving(decision)
+                        revision = await self._commit(term, change)
                         return views.allocation(
-                            term.state, decision.slot, decision.holder, revision, decision.how
+                            term.state, choice.slot, choice.holder, revision, choice.how
                         )
 
     async def _release(self, request: m.ReleaseRequest) -> m.Released:
@@ -116,36 +107,29 @@ class Allocations(Leading):
                     assert slot is not None
                     assert held is not None
                     await self._commit(term, term.freeing(slot, held))
-                if refused is None or held is None or held.holder.claim != request.claim:
-                    self._bury(request.claim)
+                elif (
+                    held is None or held.holder.claim != request.claim
+                ) and request.claim not in term.state.buried:
+                    now = term.clock.now()
+                    await self._commit(term, burial(term.state.keys, request.claim, now))
                 return m.Released(released=refused is None, why=refused or "released")
 
     async def _release_slot(self, slot: SlotId, generation: int) -> m.Released:
         while True:
             term = await self._open()
-            held = term.state.held(slot)
-            if held is None and slot not in term.state.taken:
-                return m.Released(released=False, why="nobody holds the address")
-            if held is None or slot in term.state.taken:
+            if slot in term.state.taken:
                 await term.decided(slot)
                 continue
-            # What the attachment asks for meanwhile waits: its claim is dead as soon as it is free.
-            async with self._locks.hold(held.holder.attachment):
-                if term.state.held(slot) is not held or slot in term.state.taken:
-                    continue
-                if held.generation != generation:
-                    return m.Released(
-                        released=False,
-                        why=f"the address was given again since: generation {held.generation}",
-                    )
-                await self._commit(term, term.freeing(slot, held))
-                self._bury(held.holder.claim)
-                return m.Released(released=True, why="released")
-
-    def _bury(self, claim: str) -> None:
-        self._released_claims[claim] = None
-        if len(self._released_claims) > REMEMBERED_CLAIMS:
-            self._released_claims.popitem(last=False)
+            held = term.state.held(slot)
+            if held is None:
+                return m.Released(released=False, why="nobody holds the address")
+            if held.generation != generation:
+                return m.Released(
+                    released=False,
+                    why=f"the address was given again since: generation {held.generation}",
+                )
+            await self._commit_audited(term, term.freeing(slot, held))
+            return m.Released(released=True, why="released")
 
 
 def _not_held(held: Held | None, request: m.ReleaseRequest) -> str | None:

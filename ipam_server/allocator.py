@@ -15,11 +15,13 @@ until then an old holder keeps its slot, whatever the new pod is called.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import msgspec
+
 from ipam_server.keys import SlotId
-from ipam_server.records import Holder, Identity
+from ipam_server.records import Holder, Identity, Release
 from ipam_server.state import ClusterState, Held, PoolState
 from ipam_server.wishes import Wish, families_of, fixed_slot, weigh
 from netspace.messages import AllocateRequest
@@ -35,13 +37,23 @@ How = Literal[
 class Choice:
     """The slot chosen and who is to hold it. `replaces`: the holder whose slot is rewritten, at the
     generation that the transaction compares. `since`: the revision of the slot's release, compared
-    as well; 0 for a slot that nobody has had."""
+    as well; 0 for a slot that nobody has had. `past`: who had it before, for its history."""
 
     slot: SlotId
     holder: Holder
     how: How
     replaces: Held | None = None
     since: int = 0
+    past: Release | None = None
+
+    def stamped(self, at: int, said: int) -> Choice:
+        """The choice with the time of day on it (Unix seconds), and the cluster's clock."""
+        holder, past = self.holder, self.past
+        if not holder.since:
+            holder = msgspec.structs.replace(holder, since=said)
+        if past is not None and self.replaces is not None:
+            past = msgspec.structs.replace(past, at=at, until=said)
+        return replace(self, holder=holder, past=past)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +110,9 @@ def _again(state: ClusterState, request: AllocateRequest, slot: SlotId) -> Choic
         )
     if held.holder.claim == request.claim:
         return Repeat(slot, held)
-    holder = _holder(request, held.holder.pool, held.holder.families, held.holder.before)
+    before = held.holder
+    holder = _holder(request, before.pool, before.families, before.before, before.turn)
+    holder = msgspec.structs.replace(holder, since=before.since)
     return Choice(slot, holder, "repeated", held)
 
 
@@ -120,11 +134,16 @@ def _fixed(state: ClusterState, request: AllocateRequest, wish: Wish, now: int) 
         )
     released = state.released(slot)
     mine = released is not None and identity is not None and released.release.identity == identity
-    left = 0 if mine else state.cooldown_left(slot, now)
+    left = 0 if mine else state.rest_left(slot, now)
     if left:
+        why = (
+            "is kept for the pod that had it"
+            if state.retained(slot)
+            else "was released a short time ago and rests"
+        )
         raise Problem(
             "address-cooling",
-            f"{address} was released a short time ago and rests for {left / 1000:.1f} s more",
+            f"{address} {why} for {left / 1000:.1f} s more",
             do="try again then",
             retry_after=left / 1000,
         )
@@ -199,8 +218,14 @@ def _over(
     pool: PoolState,
     families: tuple[Family, ...],
 ) -> Choice:
-    holder = _holder(request, pool.name, families, held.holder.before)
-    return Choice(slot, holder, "taken-over", held)
+    before = held.holder
+    holder = _holder(request, pool.name, families, before.before, before.turn)
+    if before.uid == holder.uid:
+        # Another sandbox of the same pod: nobody else has the slot now.
+        holder = msgspec.structs.replace(holder, since=before.since)
+        return Choice(slot, holder, "taken-over", held)
+    holder = msgspec.structs.replace(holder, turn=before.turn + 1)
+    return Choice(slot, holder, "taken-over", held, past=before.ended())
 
 
 def _take(
@@ -215,12 +240,19 @@ def _take(
     before = released.release.identity if released is not None else None
     if before == identity_of(request):
         before = None
-    since = released.revision if released is not None else 0
-    return Choice(slot, _holder(request, pool.name, families, before), how, since=since)
+    if released is None:
+        return Choice(slot, _holder(request, pool.name, families, before, 0), how)
+    past = released.release
+    holder = _holder(request, pool.name, families, before, past.turn + 1)
+    return Choice(slot, holder, how, since=released.revision, past=past)
 
 
 def _holder(
-    request: AllocateRequest, pool: str, families: tuple[Family, ...], before: Identity | None
+    request: AllocateRequest,
+    pool: str,
+    families: tuple[Family, ...],
+    before: Identity | None,
+    turn: int,
 ) -> Holder:
     return Holder(
         container=request.attachment.container,
@@ -233,15 +265,18 @@ def _holder(
         pool=pool,
         families=families,
         before=before,
+        turn=turn,
     )
 
 
 def _exhausted(state: ClusterState, pool: PoolState, now: int) -> Problem:
     cooling = pool.cooling.longest()
     use = f"pool {pool.name} has {pool.size} addresses, {pool.used} used"
-    busy = pool.size - pool.used - len(pool.cooling)
+    if pool.retained:
+        use += f" and {len(pool.retained)} retained for the pods that had them"
+    busy = pool.size - pool.used - len(pool.cooling) - len(pool.retained)
     if cooling is not None:
-        left = state.cooldown_left((pool.record.network, cooling), now) / 1000
+        left = state.rest_left((pool.record.network, cooling), now) / 1000
         return Problem(
             "pool-cooling",
             f"{use}, and {len(pool.cooling)} in cool-down, the next for {left:.1f} s more",

@@ -22,6 +22,7 @@ from ipam_server.service import ClusterService
 from ipam_server.views import AddressFilter
 from netspace import callers, names
 from netspace import messages as m
+from netspace import upkeep
 from netspace.http_client import HttpClient
 from netspace.http_routes import Call, Relayed, Route, application
 from netspace.http_server import Limits
@@ -51,7 +52,7 @@ class AddressQuery(msgspec.Struct, kw_only=True):
     namespace: m.Namespace | UnsetType = UNSET
     pod: Annotated[str, Meta(pattern=names.POD)] | UnsetType = UNSET
     node: m.NodeName | UnsetType = UNSET
-    state: Literal["used", "reserved", "cooling", "free"] | UnsetType = UNSET
+    state: Literal["used", "reserved", "cooling", "retained", "free"] | UnsetType = UNSET
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 500
     after: Annotated[str, Meta(max_length=300)] | UnsetType = UNSET
 
@@ -263,7 +264,7 @@ _ROWS: Final[tuple[Route[Backend], ...]] = (
           "One pool",
           lambda b, c: b.cluster(c).pool(c.path["pool"]), answer=m.Pool, problems=_READ),
     Route("PATCH", f"{_C}/pools/{{pool}}",
-          "Change a pool's namespaces or cool-down",
+          "Change a pool's namespaces, cool-down or retention",
           lambda b, c: b.cluster(c).change_pool(c.path["pool"], c.body),
           body=m.ChangePool, answer=m.Pool, problems=_WRITE),
     Route("DELETE", f"{_C}/pools/{{pool}}",
@@ -284,6 +285,10 @@ _ROWS: Final[tuple[Route[Backend], ...]] = (
           "One address, whatever its state",
           lambda b, c: b.cluster(c).address(c.path["address"], _given(c.query.network)),
           query=NetworkQuery, answer=m.AddressEntry, problems=_READ),
+    Route("GET", f"{_C}/addresses/{{address}}/history",
+          "Who holds an address and who held it before",
+          lambda b, c: b.cluster(c).address_history(c.path["address"], _given(c.query.network)),
+          query=NetworkQuery, answer=m.AddressHistory, problems=_READ),
     Route("POST", f"{_C}/reservations",
           "Take an address out of use for something that is no pod",
           lambda b, c: b.cluster(c).reserve(c.body),
@@ -333,6 +338,12 @@ _ROWS: Final[tuple[Route[Backend], ...]] = (
     Route("DELETE", "/v1/fabrics/{fabric}",
           "Delete a fabric without networks",
           lambda b, c: b.open().delete_fabric(c.path["fabric"]), problems=("in-use", *_WRITE)),
+    Route("GET", f"{_C}/inspection",
+          "Everything in the stored state that is not as it must be; any server looks itself",
+          lambda b, c: b.cluster(c).inspect(), answer=upkeep.Inspection, problems=_READ),
+    Route("POST", f"{_C}/inspection/repair",
+          "Mend what an inspection finds and what can be mended safely",
+          lambda b, c: b.cluster(c).repair(), answer=upkeep.Repair, problems=_WRITE, repeat=True),
     Route("GET", f"{_C}/audit",
           "What was changed in the cluster, by whom, oldest first",
           lambda b, c: b.cluster(c).audit(c.query.limit, _given(c.query.after)),

@@ -170,7 +170,7 @@ def tell(entry: AuditRecord, cluster: str | None, revision: int) -> None:
             "revision": revision,
             "who": entry.who,
             "kind": entry.kind,
-            "name_of": entry.name,
+            "object": entry.name,
             "action": entry.action,
             "before": entry.before,
             "after": entry.after,

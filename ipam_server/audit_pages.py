@@ -14,6 +14,9 @@ from netspace.callers import Caller
 from netspace.problems import Problem
 from statestore import Delete, KeyValue, Put, Store, StoreError, Txn
 
+Said = tuple[Kind, str, str]
+"""Of what kind it is, its name, and what was done."""
+
 CHUNK = 100
 """Entries that one transaction forgets."""
 

@@ -10,7 +10,7 @@ import msgspec
 
 from ipam_server.allocator import Choice
 from ipam_server.keys import Keys, SlotId
-from ipam_server.records import Release, stored_slot
+from ipam_server.records import stored_slot
 from ipam_server.state import Held
 from statestore import Compare, Delete, Event, Get, Put, Txn, TxnResult
 
@@ -61,8 +61,8 @@ class Change:
         return next((kv.mod_revision for kv in found if kv.value == self.expected), None)
 
 
-def allocation(keys: Keys, choice: Choice) -> Change:
-    """The slot, the attachment, and the end of the slot's release, in one."""
+def allocation(keys: Keys, choice: Choice, at: int) -> Change:
+    """The slot, the attachment, and the end of the slot's release, in one. `at` as in `freeing`."""
     slot, holder = choice.slot, choice.holder
     put_slot = Put(keys.slot(slot), encode(holder))
     put_attachment = Put(keys.attachment(holder.attachment), stored_slot(slot))
@@ -83,21 +83,34 @@ def allocation(keys: Keys, choice: Choice) -> Change:
         then = (put_slot, put_attachment)
         if choice.replaces.holder.attachment != holder.attachment:
             then = (*then, Delete(keys.attachment(choice.replaces.holder.attachment)))
+        if choice.replaces.holder.claim != holder.claim:
+            # A late copy of what was asked under it must not take the slot back.
+            then = (*then, Put(keys.buried(at, choice.replaces.holder.claim), b""))
     return Change(compares, then, put_slot.key, put_slot.value, (slot,))
 
 
-def freeing(keys: Keys, slot: SlotId, held: Held, at: int, sequence: int) -> Change:
+def freeing(
+    keys: Keys, slot: SlotId, held: Held, at: int, sequence: int, said: int = 0
+) -> Change:
     """The end of one generation: `at` is the cluster's clock in milliseconds, `sequence` the order
-    among the releases of one revision."""
+    among the releases of one revision, `said` the time of day (Unix seconds) for people."""
     holder = held.holder
-    release = Release(
-        at=at, sequence=sequence, identity=holder.identity, uid=holder.uid, node=holder.node
-    )
+    release = holder.ended(at, sequence, said)
     slot_key = keys.slot(slot)
     put = Put(keys.released(slot), encode(release))
     then: tuple[Put | Delete, ...] = (Delete(slot_key), put)
     if not holder.reserved:
-        then = (*then, Delete(keys.attachment(holder.attachment)))
+        then = (
+            *then,
+            Delete(keys.attachment(holder.attachment)),
+            Put(keys.buried(at, holder.claim), b""),
+        )
     return Change(
         (Compare.modified_at(slot_key, held.generation),), then, put.key, put.value, (slot,)
     )
+
+
+def burial(keys: Keys, claim: str, at: int) -> Change:
+    """The end of a claim that holds nothing: its ADD may still be under way."""
+    put = Put(keys.buried(at, claim), b"")
+    return Change((), (put,), put.key, put.value)

@@ -18,6 +18,7 @@ import msgspec
 from netspace.http_client import HttpClient
 from netspace.messages import (
     AddressEntry,
+    AddressHistory,
     AddressPage,
     AllocateRequest,
     Allocation,
@@ -45,6 +46,7 @@ from netspace.messages import (
 )
 from netspace.problems import Problem, invalid
 from netspace.tls import Tls
+from netspace.upkeep import Inspection, Repair
 
 A = TypeVar("A")
 
@@ -103,6 +105,15 @@ class Client:
         place = ("audit",) if cluster is None else ("clusters", cluster, "audit")
         target = _path(*place) + _query(limit=str(limit), after=after)
         return await self._ask("GET", target, AuditPage)
+
+    async def inspect(self, cluster: str) -> Inspection:
+        """What is wrong with the cluster's stored state."""
+        return await self._ask("GET", _path("clusters", cluster, "inspection"), Inspection)
+
+    async def repair(self, cluster: str) -> Repair:
+        """The same, after what could be mended safely was mended."""
+        target = _path("clusters", cluster, "inspection", "repair")
+        return await self._ask("POST", target, Repair, repeat=True)
 
     # The server, fabrics, clusters, nodes.
 
@@ -213,6 +224,13 @@ class Client:
     async def address(self, cluster: str, address: str, network: str | None = None) -> AddressEntry:
         target = _path("clusters", cluster, "addresses", address) + _query(network=network)
         return await self._ask("GET", target, AddressEntry)
+
+    async def address_history(
+        self, cluster: str, address: str, network: str | None = None
+    ) -> AddressHistory:
+        """Who holds the address and who held it before."""
+        target = _path("clusters", cluster, "addresses", address, "history")
+        return await self._ask("GET", target + _query(network=network), AddressHistory)
 
     async def reserve(self, cluster: str, request: Reserve) -> AddressEntry:
         target = _path("clusters", cluster, "reservations")

@@ -51,6 +51,7 @@ class Pending:
     `Conflict`; once it was `sent` it can no longer be withdrawn."""
 
     change: Change
+    nested: Txn
     decided: asyncio.Future[int] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -106,19 +107,18 @@ class Committer:
                 do="try again in a moment",
                 retry_after=1,
             )
-        pending = Pending(change)
+        pending = Pending(change, change.nested())
         self._waiting.append(pending)
         self._idle.clear()
         self._work.set()
         return pending
 
-    def withdraw(self, pending: Pending) -> bool:
-        """Takes a change out of the queue; False if it was sent already."""
-        if pending.sent or pending not in self._waiting:
-            return False
-        self._waiting.remove(pending)
-        self._finished(pending.change)
-        return True
+    def withdraw(self, pending: Pending) -> None:
+        """Takes a change out of the queue, unless it was sent already."""
+        if not pending.sent and pending in self._waiting:
+            self._waiting.remove(pending)
+            slow = Unavailable("a change", why="the state store is too slow or away")
+            self._fail((pending,), state_unavailable(slow))
 
     def stop(self, *, differs: bool) -> None:
         """Sends nothing more; `run` returns once what is under way is decided."""
@@ -165,7 +165,7 @@ class Committer:
         widest = weight = 0
         while self._waiting:
             change = self._waiting[0].change
-            widest = max(widest, operations(change.nested()))
+            widest = max(widest, operations(self._waiting[0].nested))
             weight += change.weight
             touched = {op.key for op in change.then}
             full = len(batch) + 2 + widest > self._max_operations or weight > MAX_BYTES
@@ -178,7 +178,7 @@ class Committer:
 
     async def _commit(self, batch: list[Pending]) -> None:
         extra = self._extra()
-        outer = Txn((self._fence,), (*(pending.change.nested() for pending in batch), extra))
+        outer = Txn((self._fence,), (*(pending.nested for pending in batch), extra))
         unknown = False
         try:
             while True:

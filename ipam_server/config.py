@@ -105,6 +105,13 @@ class AuditConfig(Settings):
     days: Annotated[float, Field(gt=0, le=36_500)] = 365
 
 
+class HistoryConfig(Settings):
+    """How many past holders of each address are remembered, and for how many days at most."""
+
+    entries: Annotated[int, Field(ge=0, le=100)] = 8
+    days: Annotated[float, Field(gt=0, le=36_500)] = 90
+
+
 class ServerConfig(Settings):
     """conf/server.yaml."""
 
@@ -118,6 +125,7 @@ class ServerConfig(Settings):
     clock_interval: Seconds = 5.0
     limits: LimitsConfig = LimitsConfig()
     audit: AuditConfig = AuditConfig()
+    history: HistoryConfig = HistoryConfig()
     log_level: Level = "info"
 
     @field_validator("listen")
@@ -174,7 +182,8 @@ class ServerConfig(Settings):
     @property
     def reached_at(self) -> str:
         """Where other servers reach this one."""
-        return self.advertise or self.listen[0]
+        https = (each.url for each in self.listeners if each.tls and not each.everywhere)
+        return self.advertise or next(https, self.listen[0])
 
     @property
     def listeners(self) -> list[Endpoint]:

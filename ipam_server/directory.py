@@ -10,8 +10,8 @@ from collections.abc import Callable
 import msgspec
 
 from ipam_server import keys, views
-from ipam_server.audit import Kind, tell
-from ipam_server.audit_pages import audit_page, forget_oldest, remembered
+from ipam_server.audit import tell
+from ipam_server.audit_pages import Said, audit_page, forget_oldest, remembered
 from ipam_server.leading import LeaderRecord
 from ipam_server.peers import Peers
 from ipam_server.records import ClusterRecord, FabricRecord
@@ -52,7 +52,8 @@ class Directory:
         self._ttl = ttl
         self._limits = limits
         self._services: dict[str, ClusterService] = {}
-        self._made: dict[str, int] = {}
+        # What this server made or deleted itself; older news of it is no news.
+        self._own_word: dict[str, int] = {}
         self._known = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
 
@@ -129,11 +130,11 @@ class Directory:
     async def create_cluster(self, new: m.NewCluster) -> m.Cluster:
         """Answers when the cluster is led, so that what follows can be asked at once."""
         put = Put(keys.catalogue(new.name), msgspec.json.encode(ClusterRecord(name=new.name)))
-        said = ("cluster", new.name, "create")
+        said: Said = ("cluster", new.name, "create")
         made = await self._write((Compare.absent(put.key),), put, said)
         if made is None:
             raise Problem("exists", f"cluster {new.name} exists already")
-        self._made[new.name] = made
+        self._own_word[new.name] = made
         self._start(new.name)
         try:
             async with asyncio.timeout(self._limits.timeout):
@@ -144,9 +145,13 @@ class Directory:
 
     async def delete_cluster(self, name: str) -> None:
         """Refused while the cluster has networks."""
-        await self.cluster(name).dissolve()
+        service = self.cluster(name)
+        await service.dissolve()
+        self._own_word[name] = service.state.revision
         await self._stop(name)
         await self._write((), Delete(keys.Keys(name).clock))
+        with self._told():
+            await self._store.delete_prefix(keys.Keys(name).histories)
 
     # Fabrics
 
@@ -163,7 +168,7 @@ class Directory:
 
     async def create_fabric(self, new: m.NewFabric) -> m.Fabric:
         put = Put(keys.fabric(new.name), msgspec.json.encode(FabricRecord(name=new.name)))
-        said = ("fabric", new.name, "create")
+        said: Said = ("fabric", new.name, "create")
         if await self._write((Compare.absent(put.key),), put, said) is None:
             raise Problem("exists", f"fabric {new.name} exists already")
         return await self.fabric(new.name)
@@ -179,7 +184,7 @@ class Directory:
                 do="delete them first",
             )
         compares = (Compare.modified_at(stored.key, stored.mod_revision),)
-        said = ("fabric", name, "delete")
+        said: Said = ("fabric", name, "delete")
         if await self._write(compares, Delete(stored.key), said) is None:
             raise Problem("changed", f"fabric {name} was changed meanwhile", do="ask again")
 
@@ -255,10 +260,13 @@ class Directory:
                     self._known.set()
                     continue
                 for event in change.events:
+                    name = _name(event.key)
+                    if event.mod_revision <= self._own_word.get(name, 0):
+                        continue
                     if event.kind == "put":
-                        self._start(_name(event.key))
-                    elif self._made.pop(_name(event.key), 0) < event.mod_revision:
-                        await self._stop(_name(event.key))
+                        self._start(name)
+                    else:
+                        await self._stop(name)
 
     def _start(self, name: str) -> None:
         if name not in self._services:
@@ -277,7 +285,7 @@ class Directory:
         self,
         compares: tuple[Compare, ...],
         op: Put | Delete,
-        said: tuple[Kind, str, str] | None = None,
+        said: Said | None = None,
     ) -> int | None:
         """The revision, or None if the comparison did not hold. A lost answer is asked for again:
         what stands there then tells whether it was this write. `said`: kind, name and action, to
@@ -290,7 +298,7 @@ class Directory:
         revision = await self._write_all(compares, op, (put,))
         if revision is not None:
             tell(entry, None, revision)
-            with self._told():
+            with contextlib.suppress(StoreError):
                 await forget_oldest(self._store)
         return revision
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 
 from ipam_server.state import ClusterState
@@ -67,7 +68,8 @@ class Follower:
     async def _watch(self, after: int | None) -> None:
         fresh = ClusterState(self._name)
         prefix = fresh.keys.prefix
-        async with contextlib.aclosing(self._store.watch(prefix, after)) as changes:
+        changes = self._store.watch(prefix, after, without=fresh.keys.attachments)
+        async with contextlib.aclosing(changes):
             async for change in changes:
                 if isinstance(change, SnapshotPage):
                     if change.first:
@@ -77,6 +79,8 @@ class Follower:
                         for kv in change.items
                     )
                     fresh.apply(change.revision, events, more=not change.last)
+                    # What was read stays: the collector need not go through it again and again.
+                    gc.freeze()
                     if not change.last:
                         continue
                     self.state, self._current = fresh, True

@@ -11,14 +11,17 @@
                                  /slots/NETWORK/INDEX     the holder
                                  /released/NETWORK/INDEX  who held it last
                                  /attachments/CONTAINER/IFNAME   which slot
+                                 /buried/CLOCK/CLAIM      a claim that was released, and when
                                  /audit/REVISION-SEQUENCE        a change that somebody asked for
-    /netspace/v1/audit/REVISION-NAME                      the same of clusters and fabrics themselves
+    /netspace/v1/audit/REVISION-NAME                      the same of clusters and fabrics
+    /netspace/v1/history/CLUSTER/UID/INDEX/PLACE          who held a slot of the network before
 
 INDEX is 32 hexadecimal digits (128 bits), so that keys sort as indices do.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Literal
 
 ROOT = b"/netspace/v1/"
@@ -27,9 +30,19 @@ SERVERS = ROOT + b"servers/"
 FABRICS = ROOT + b"fabrics/"
 CLUSTERS = ROOT + b"clusters/"
 AUDIT = ROOT + b"audit/"
+HISTORY = ROOT + b"history/"
 
 Kind = Literal[
-    "leader", "clock", "networks", "pools", "nodes", "slots", "released", "attachments", "audit"
+    "leader",
+    "clock",
+    "networks",
+    "pools",
+    "nodes",
+    "slots",
+    "released",
+    "attachments",
+    "audit",
+    "buried",
 ]
 
 SlotId = tuple[str, int]
@@ -61,8 +74,13 @@ class Keys:
 
     def __init__(self, cluster: str) -> None:
         self.prefix = CLUSTERS + cluster.encode() + b"/"
+        self.histories = HISTORY + cluster.encode() + b"/"
         self.leader = self.prefix + b"leader"
         self.clock = self.prefix + b"clock"
+
+    @property
+    def attachments(self) -> bytes:
+        return self.prefix + b"attachments/"
 
     def network(self, name: str) -> bytes:
         return self.prefix + b"networks/" + name.encode()
@@ -80,7 +98,7 @@ class Keys:
         return self.prefix + b"released/%s/%032x" % (slot[0].encode(), slot[1])
 
     def attachment(self, attachment: AttachmentKey) -> bytes:
-        return self.prefix + f"attachments/{attachment[0]}/{attachment[1]}".encode()
+        return self.attachments + f"{attachment[0]}/{attachment[1]}".encode()
 
     @property
     def audits(self) -> bytes:
@@ -89,6 +107,17 @@ class Keys:
     def audit(self, revision: int, sequence: int) -> bytes:
         """Decided at this revision; `sequence` tells those of one revision apart."""
         return self.audits + b"%016x-%06x" % (revision, sequence)
+
+    def buried(self, at: int, claim: str) -> bytes:
+        """`at`: the cluster's clock in milliseconds, so that the oldest come first."""
+        return self.prefix + f"buried/{at:016x}/{claim}".encode()
+
+    def history_of(self, uid: str, index: int) -> bytes:
+        """All places of a slot's history; `uid` is its network's."""
+        return self.histories + f"{uid}/{index:032x}/".encode()
+
+    def history(self, uid: str, index: int, place: int) -> bytes:
+        return self.history_of(uid, index) + b"%02x" % place
 
     def parse(self, key: bytes) -> tuple[str, tuple[str, ...]]:
         """The kind of a key and the names that follow; an empty kind for a key of others."""
@@ -100,4 +129,4 @@ class Keys:
 
 def slot_id(names: tuple[str, ...]) -> SlotId:
     """The slot named by the end of a `slots` or `released` key."""
-    return names[0], int(names[1], 16)
+    return sys.intern(names[0]), int(names[1], 16)

@@ -220,7 +220,7 @@ class Leading:
                     await self._submit_audited(term, await decide(term))
                     return
             term.distrust()
-        raise changed()
+        raise _changed()
 
     async def _submit_audited(self, term: Term, change: Change) -> None:
         """Commits what somebody asked for, with the word of who it was."""
@@ -228,6 +228,12 @@ class Leading:
         revision = await term.submit(change)
         if entry is not None:
             tell(entry, self.name, revision)
+
+    async def _commit_audited(self, term: Term, change: Change) -> None:
+        try:
+            await self._submit_audited(term, change)
+        except Conflict:
+            raise _changed() from None
 
     async def audit(self, limit: int, after: str | None) -> m.AuditPage:
         """What was changed, oldest first, as etcd has it now."""
@@ -237,24 +243,38 @@ class Leading:
         try:
             return await term.submit(change)
         except Conflict:
-            raise changed() from None
+            raise _changed() from None
 
     async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a request to its end, whatever becomes of its caller, who waits a limited time."""
         if len(self._tasks) >= 2 * self._limits.max_waiting:
             work.close()
             raise Problem("busy", "too many requests are under way", retry_after=1)
-        task = asyncio.create_task(work)
+        loop = asyncio.get_running_loop()
+        task, heard = loop.create_task(work), loop.create_future()
+
+        def tell(_: object) -> None:
+            if not heard.done():
+                heard.set_result(None)
+
+        def ended(task: asyncio.Task[T]) -> None:
+            self._tasks.discard(task)
+            _retrieve(task)
+            tell(task)
+
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_retrieve)
-        done, _ = await asyncio.wait({task}, timeout=self._limits.timeout + 1)
-        if not done:
+        task.add_done_callback(ended)
+        patience = loop.call_later(self._limits.timeout + 1, tell, None)
+        try:
+            await heard
+        finally:
+            patience.cancel()
+        if not task.done():
             raise outcome_unknown()
         return task.result()
 
 
-def changed() -> Problem:
+def _changed() -> Problem:
     return Problem(
         "changed",
         "something changed while the request was decided",

@@ -7,6 +7,7 @@ configuration or the command line is wrong.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import resource
 import signal
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 
 FAILED = 1
 MISCONFIGURED = 2
+
+COLLECT = (50_000, 20, 50)
+"""When the garbage collector looks at the objects of each generation. Requests leave no cycles to
+speak of, and a fifth of the processor's time went into looking for them."""
 
 WATCH_INTERVAL = 2.0
 """Seconds between two looks at whether the server can serve."""
@@ -75,6 +80,7 @@ async def serve(config: ServerConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     _many_files()
+    gc.set_threshold(*COLLECT)
     backend = Backend()
     tls = own_tls(config)
     certificates = None if tls is None else Certificates(tls, backend.metrics)
@@ -129,6 +135,8 @@ async def _directory(store: Store, config: ServerConfig) -> Directory:
         clock_interval=config.clock_interval,
         audit_entries=config.audit.entries,
         audit_age=config.audit.days * 86400,
+        history_entries=config.history.entries,
+        history_age=config.history.days * 86400,
     )
     return await Directory.open(
         store,

@@ -114,7 +114,7 @@ class _State:
         )
         addresses = GaugeMetricFamily(
             "netspace_pool_addresses",
-            "A pool's own slots: used, cooling and free make up its size.",
+            "A pool's own slots: used, cooling, retained and free make up its size.",
             labels=["cluster", "pool", "kind", "state"],
         )
         for cluster, pools in self.clusters:
@@ -126,5 +126,6 @@ class _State:
                 labels = [cluster.name, pool.name, pool.kind]
                 addresses.add_metric([*labels, "used"], pool.used)
                 addresses.add_metric([*labels, "cooling"], pool.cooling)
+                addresses.add_metric([*labels, "retained"], pool.retained)
                 addresses.add_metric([*labels, "free"], float(int(pool.free)))
         yield from (leading, waiting, used, released, addresses)

@@ -42,11 +42,13 @@ def carve(state: ClusterState, new: NewPool) -> PoolRecord:
         ranges=stored_ranges(taken),
         namespaces=namespaces,
         cooldown=new.cooldown,
+        retention=new.retention,
     )
 
 
 def change(state: ClusterState, pool: PoolState, asked: ChangePool) -> PoolRecord:
-    """The record after a change of who may name the pool or how long its addresses rest."""
+    """The record after a change of who may name the pool, or how long its addresses rest or are
+    retained."""
     check_unchanged(f"pool {pool.name}", pool.revision, asked.revision)
     record = pool.record
     if asked.namespaces is not msgspec.UNSET:
@@ -57,7 +59,9 @@ def change(state: ClusterState, pool: PoolState, asked: ChangePool) -> PoolRecor
         record = msgspec.structs.replace(record, namespaces=namespaces)
     if asked.cooldown is not msgspec.UNSET:
         record = msgspec.structs.replace(record, cooldown=asked.cooldown)
-    if asked.namespaces is msgspec.UNSET and asked.cooldown is msgspec.UNSET:
+    if asked.retention is not msgspec.UNSET:
+        record = msgspec.structs.replace(record, retention=asked.retention)
+    if all(value is msgspec.UNSET for value in (asked.namespaces, asked.cooldown, asked.retention)):
         raise invalid("change", "it names nothing to change")
     return record
 
@@ -74,7 +78,8 @@ def grow(state: ClusterState, pool: PoolState, asked: ResizePool) -> PoolRecord:
 
 
 def shrink(state: ClusterState, pool: PoolState, asked: ResizePool, now: int) -> PoolRecord:
-    """The record with less space: never a slot in use, in cool-down, in flight or in a nested pool.
+    """The record with less space: never a slot in use, in cool-down, retained, in flight or in a
+    nested pool.
 
     By size the highest slots go; by ranges exactly those named, or none.
     """
@@ -83,7 +88,7 @@ def shrink(state: ClusterState, pool: PoolState, asked: ResizePool, now: int) ->
     busy = Ranges(
         (index, index)
         for index in network.touched(pool.own)
-        if index in network.held or state.cooldown_left((pool.record.network, index), now)
+        if index in network.held or state.rest_left((pool.record.network, index), now)
     ) | Ranges((slot[1], slot[1]) for slot in state.taken if slot[0] == pool.record.network)
     idle = pool.own - busy
     if asked.ranges and asked.size is None:
@@ -97,7 +102,8 @@ def shrink(state: ClusterState, pool: PoolState, asked: ResizePool, now: int) ->
             shown = ", ".join(network.slots.format_ranges(stuck | nested)[:3])
             raise Problem(
                 "in-use",
-                f"{shown} of pool {pool.name} is in use, in cool-down or in a nested pool",
+                f"{shown} of pool {pool.name} is in use, in cool-down, retained or in a nested"
+                " pool",
                 do="release it, wait, or name other ranges",
             )
     else:
@@ -106,7 +112,7 @@ def shrink(state: ClusterState, pool: PoolState, asked: ResizePool, now: int) ->
             raise Problem(
                 "in-use",
                 f"pool {pool.name} can give up {idle.size} of its {pool.size} addresses now,"
-                f" not {size}: the others are in use, in cool-down or in nested pools",
+                f" not {size}: the others are in use, in cool-down, retained or in nested pools",
                 do="release addresses or shrink by less",
             )
         gone = idle.tail(size)

@@ -6,11 +6,16 @@ once per address have one-letter fields: a million of them are kept in memory an
 
 from __future__ import annotations
 
+import sys
+from typing import Final, TypeVar
+
 import msgspec
 
 from netspace.messages import LinkReport, PoolKind
 from netspace.ranges import Ranges
 from netspace.slots import Family, Mapping
+
+R = TypeVar("R", bound=msgspec.Struct)
 
 Identity = tuple[str, str, str]
 """Namespace, pod name, interface name: what a named pod's address sticks to."""
@@ -56,7 +61,8 @@ class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PoolRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """`ranges`: first and last index of every interval, in hexadecimal. `cooldown`: seconds."""
+    """`ranges`: first and last index of every interval, in hexadecimal. `cooldown`, `retention`:
+    seconds."""
 
     kind: PoolKind
     network: str
@@ -64,6 +70,7 @@ class PoolRecord(msgspec.Struct, frozen=True, kw_only=True):
     ranges: list[tuple[str, str]]
     namespaces: list[str]
     cooldown: float
+    retention: float = 0
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +82,7 @@ class Holder(
     msgspec.Struct,
     frozen=True,
     kw_only=True,
+    gc=False,
     omit_defaults=True,
     rename={
         "container": "c",
@@ -88,10 +96,13 @@ class Holder(
         "families": "f",
         "before": "b",
         "note": "t",
+        "since": "w",
+        "turn": "k",
     },
 ):
     """Who holds a slot. Without a container it is a reservation. `before` is who held it last when
-    that was another; `families` empty means all that the network has."""
+    that was another; `families` empty means all that the network has. `since`: Unix time in
+    seconds, for people only; `turn`: how many have held the slot before."""
 
     container: str = ""
     ifname: str = ""
@@ -104,6 +115,8 @@ class Holder(
     families: tuple[Family, ...] = ()
     before: Identity | None = None
     note: str = ""
+    since: int = 0
+    turn: int = 0
 
     @property
     def reserved(self) -> bool:
@@ -118,22 +131,75 @@ class Holder(
         """None for reservations and for pods without a name."""
         return (self.namespace, self.pod, self.ifname) if self.pod else None
 
+    def ended(self, at: int = 0, sequence: int = 0, until: int = 0) -> Release:
+        """What is kept of the holder once it is none any more."""
+        return Release(
+            at=at,
+            sequence=sequence,
+            identity=self.identity,
+            uid=self.uid,
+            node=self.node,
+            container="" if self.pod else self.container,
+            note=self.note,
+            since=self.since,
+            until=until,
+            turn=self.turn,
+        )
+
 
 class Release(
     msgspec.Struct,
     frozen=True,
     kw_only=True,
+    gc=False,
     omit_defaults=True,
-    rename={"at": "a", "sequence": "q", "identity": "w", "uid": "u", "node": "n"},
+    rename={
+        "at": "a",
+        "sequence": "q",
+        "identity": "w",
+        "uid": "u",
+        "node": "n",
+        "container": "c",
+        "note": "t",
+        "since": "s",
+        "until": "e",
+        "turn": "k",
+    },
 ):
     """Who held a slot last. `at`: the cluster's clock in milliseconds; `sequence` orders releases
-    inside one revision; `identity` None where it was a reservation or a nameless pod."""
+    inside one revision; `identity` None where it was a reservation or a nameless pod, whose
+    `container` is kept instead. `since` and `until`: Unix time in seconds, for people only."""
 
     at: int
     sequence: int
     identity: Identity | None = None
     uid: str = ""
     node: str = ""
+    container: str = ""
+    note: str = ""
+    since: int = 0
+    until: int = 0
+    turn: int = 0
+
+
+_HOLDERS: Final = msgspec.json.Decoder(Holder)
+_RELEASES: Final = msgspec.json.Decoder(Release)
+
+
+def decode_holder(value: bytes) -> Holder:
+    """The holder in a slot's value; what many holders say alike is kept once."""
+    return _shared(_HOLDERS.decode(value), ("ifname", "node", "namespace", "pool"))
+
+
+def decode_release(value: bytes) -> Release:
+    """The same of a release."""
+    return _shared(_RELEASES.decode(value), ("node",))
+
+
+def _shared(record: R, fields: tuple[str, ...]) -> R:
+    for field in fields:
+        msgspec.structs.force_setattr(record, field, sys.intern(getattr(record, field)))
+    return record
 
 
 def ranges_of(record: PoolRecord) -> Ranges:

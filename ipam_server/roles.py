@@ -50,6 +50,7 @@ TABLE: Final[dict[tuple[str, str], Who]] = {
     ("POST", f"{_C}/pools/{{pool}}/grow"): CONTROLLERS,
     ("POST", f"{_C}/pools/{{pool}}/shrink"): CONTROLLERS,
     ("GET", f"{_C}/addresses/{{address}}"): CONTROLLERS,
+    ("GET", f"{_C}/addresses/{{address}}/history"): CONTROLLERS,
     ("POST", f"{_C}/reservations"): CONTROLLERS,
     ("DELETE", f"{_C}/reservations/{{address}}"): CONTROLLERS,
     ("POST", f"{_C}/operator-releases"): CONTROLLERS,

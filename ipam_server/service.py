@@ -6,6 +6,7 @@ Networks and pools are reshaped on a state that stands still: decided by the pur
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 
@@ -14,14 +15,15 @@ import msgspec
 from ipam_server import networks as network_rules
 from ipam_server import pools as pool_rules
 from ipam_server import views
-from ipam_server.allocations import Allocations
 from ipam_server.allocator import whose
 from ipam_server.changes import Change
+from ipam_server.history import history
 from ipam_server.keys import catalogue
 from ipam_server.keys import fabric as fabric_key
 from ipam_server.records import FabricRecord, Holder, NodeRecord
 from ipam_server.state import ClusterState, PoolState
 from ipam_server.term import Term
+from ipam_server.upkeep import Upkeep
 from ipam_server.views import AddressFilter
 from netspace import messages as m
 from netspace.problems import Problem
@@ -33,7 +35,7 @@ CHUNK, ROOM = 100, 4
 encode = msgspec.json.encode
 
 
-class ClusterService(Allocations):
+class ClusterService(Upkeep):
     """One cluster, as seen by this server."""
 
     # Networks
@@ -132,7 +134,9 @@ class ClusterService(Allocations):
                     do="delete them first",
                 )
             keys = term.state.keys
-            stored = [*term.state.strays, *term.state.audit, *map(keys.node, term.state.nodes)]
+            state = term.state
+            stored = [*state.strays, *state.audit, *map(keys.node, state.nodes)]
+            stored += [keys.buried(at, claim) for claim, at in state.buried.items()]
             await self._delete(term, stored)
             entry = catalogue(self.name)
             return Change((), (Delete(entry),), entry, None)
@@ -216,6 +220,11 @@ class ClusterService(Allocations):
         slot = views.find_slot(self.state, address, network)
         return views.address(self.state, slot, self.now())
 
+    async def address_history(self, address: str, network: str | None) -> m.AddressHistory:
+        state = self.state
+        slot = views.find_slot(state, address, network)
+        return await history(self._store, state, slot, self._limits.history_entries)
+
     async def reserve(self, request: m.Reserve) -> m.AddressEntry:
         slot = views.find_slot(self.state, request.address, request.network)
 
@@ -229,14 +238,18 @@ class ClusterService(Allocations):
             held = term.state.held(slot)
             if held is not None:
                 raise Problem("address-taken", f"{request.address} is {whose(held)}")
-            put = Put(term.state.keys.slot(slot), encode(Holder(note=request.note)))
-            gone = Delete(term.state.keys.released(slot))
             released = term.state.released(slot)
+            past = released.release if released else None
+            turn = past.turn + 1 if past else 0
+            holder = Holder(note=request.note, since=int(time.time()), turn=turn)
+            put = Put(term.state.keys.slot(slot), encode(holder))
+            gone = Delete(term.state.keys.released(slot))
             compares = (
                 Compare.absent(put.key),
                 Compare.modified_at(gone.key, released.revision if released else 0),
             )
-            return Change(compares, (put, gone), put.key, put.value, (slot,))
+            change = Change(compares, (put, gone), put.key, put.value, (slot,))
+            return term.remembering(change, slot, past)
 
         await self._reshape(reserve)
         return await self.address(request.address, request.network)

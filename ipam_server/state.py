@@ -17,6 +17,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import msgspec
 
@@ -29,24 +30,25 @@ from ipam_server.records import (
     NodeRecord,
     PoolRecord,
     Release,
+    decode_holder,
+    decode_release,
     ranges_of,
-    slot_of,
 )
 from netspace.ranges import Ranges
 from netspace.slots import SlotMap
 from statestore import Event
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+# A million of these: nothing in them leads back to them, so the garbage collector's 16 bytes each
+# are saved, and what many of them say alike is kept once.
+class Held(msgspec.Struct, frozen=True, gc=False):
     """A holder and its generation: the etcd revision at which it got the slot."""
 
     holder: Holder
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
+class Released(msgspec.Struct, frozen=True, gc=False):
     """A past holder and the revision of its release."""
 
     release: Release
@@ -116,10 +118,12 @@ class NetworkState:
 
 
 class PoolState:
-    """A pool and the queues of its free slots. `own`: its usable indices less nested pools'."""
+    """A pool and the queues of its free slots. `own`: its usable indices less nested pools'.
+    `retained`: released slots that are kept for the names that had them."""
 
     __slots__ = (
-        "cooling", "name", "never", "own", "ranges", "ready", "record", "revision", "size", "used",
+        "cooling", "name", "never", "own", "ranges", "ready", "record", "retained", "revision",
+        "size", "used",
     )  # fmt: skip
 
     def __init__(self, name: str, record: PoolRecord, revision: int) -> None:
@@ -131,20 +135,26 @@ class PoolState:
         """Begins anew with these own indices, all of them never used."""
         self.own, self.size, self.used = own, own.size, 0
         self.never = NeverUsed(own)
-        self.cooling, self.ready = ReleaseQueue(), ReleaseQueue()
+        self.cooling, self.retained, self.ready = ReleaseQueue(), ReleaseQueue(), ReleaseQueue()
 
     def same_shape(self, record: PoolRecord) -> bool:
         """Whether the record leaves the queues as they are: only who may name the pool differs."""
         return self.record == msgspec.structs.replace(record, namespaces=self.record.namespaces)
 
-    @property
-    def cooldown_ms(self) -> int:
-        return int(self.record.cooldown * 1000)
+    def retains(self, release: Release) -> bool:
+        """Whether the slot is kept for the name that had it, beyond the cool-down."""
+        return release.identity is not None and self.record.retention > self.record.cooldown
+
+    def rested_at(self, release: Release) -> int:
+        """When, by the cluster's clock, others than the name that had it may get the slot."""
+        seconds = self.record.retention if self.retains(release) else self.record.cooldown
+        return release.at + int(seconds * 1000)
 
     def depart(self, index: int) -> None:
         """Takes the index out of whichever queue it is in."""
         self.never.discard(index)
         self.cooling.discard(index)
+        self.retained.discard(index)
         self.ready.discard(index)
 
 
@@ -158,9 +168,11 @@ class _Moment(msgspec.Struct):
 class ClusterState:
     """Everything that is known of a cluster at `revision`.
 
+    `attachments` follow from the holders, whose transactions write their keys beside the slots'.
     `names`: the slots that a named pod holds or held last. `earlier`: how many held slots had the
     name before their present holder. `used_by`: held slots by node. `strays`: keys of networks that
-    do not exist. `audit`: when each remembered change was made, by its key."""
+    do not exist. `audit`: when each remembered change was made, by its key. `buried`: when each
+    claim was released, by the cluster's clock, about in that order."""
 
     name: str
     keys: Keys = field(init=False)
@@ -178,6 +190,7 @@ class ClusterState:
     reshaped: set[str] = field(default_factory=set)
     strays: set[bytes] = field(default_factory=set)
     audit: dict[bytes, int] = field(default_factory=dict)
+    buried: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.keys = Keys(self.name)
@@ -196,12 +209,23 @@ class ClusterState:
         network = self.networks.get(slot[0])
         return network.owner(slot[1]) if network else None
 
-    def cooldown_left(self, slot: SlotId, now: int) -> int:
-        """Milliseconds until another pod may have a released slot; 0 where it may have it now."""
+    def rest_left(self, slot: SlotId, now: int) -> int:
+        """Milliseconds of cool-down or retention until another pod may have a released slot; 0
+        where it may have it now."""
         released, pool = self.released(slot), self.owner(slot)
         if released is None or pool is None:
             return 0
-        return max(0, released.release.at + pool.cooldown_ms - now)
+        return max(0, pool.rested_at(released.release) - now)
+
+    def retained(self, slot: SlotId) -> bool:
+        """Whether a released slot, as long as it rests, rests for the name that had it."""
+        released, pool = self.released(slot), self.owner(slot)
+        return released is not None and pool is not None and pool.retains(released.release)
+
+    def buried_before(self, at: int) -> list[bytes]:
+        """The keys of the claims released before a moment of the clock."""
+        oldest = takewhile(lambda buried: buried[1] < at, self.buried.items())
+        return [self.keys.buried(when, claim) for claim, when in oldest]
 
     def default_pool(self) -> PoolState | None:
         return next((pool for pool in self.pools.values() if pool.record.kind == "default"), None)
@@ -216,14 +240,15 @@ class ClusterState:
         )
 
     def settle(self, pool: PoolState, now: int) -> None:
-        """Moves what has cooled down by `now` to where it can be given."""
+        """Moves what has rested by `now` to where it can be given."""
         network = self.networks[pool.record.network]
-        while (index := pool.cooling.longest()) is not None:
-            released = network.released[index]
-            if released.release.at + pool.cooldown_ms > now:
-                return
-            pool.cooling.discard(index)
-            pool.ready.put(index, released.order)
+        for queue in (pool.cooling, pool.retained):
+            while (index := queue.longest()) is not None:
+                released = network.released[index]
+                if pool.rested_at(released.release) > now:
+                    break
+                queue.discard(index)
+                pool.ready.put(index, released.order)
 
     # What is on its way to etcd
 
@@ -263,18 +288,16 @@ class ClusterState:
                 self._apply_slot(slot_id(names), value, event.mod_revision)
             case "released":
                 self._apply_released(slot_id(names), value, event.mod_revision)
-            case "attachments":
-                self._apply_attachment((names[0], names[1]), value)
             case "networks":
                 self._apply_network(names[0], value, event.mod_revision)
             case "pools":
                 self._apply_pool(names[0], value, event.mod_revision)
             case "nodes":
                 self._apply_node(names[0], value)
-            case "audit" if value is None:
-                self.audit.pop(event.key, None)
             case "audit":
-                self.audit[event.key] = msgspec.json.decode(value, type=_Moment).at
+                self._apply_audit(event.key, value)
+            case "buried":
+                self._apply_buried(int(names[0], 16), names[1], value)
             case "leader":
                 self.leader = value
             case "clock":
@@ -286,11 +309,15 @@ class ClusterState:
         if before is not None:
             self._count(before.holder, -1)
             self._forget(before.holder.identity, slot)
+            if self.attachments.get(before.holder.attachment) == slot:
+                del self.attachments[before.holder.attachment]
         if value is not None:
-            holder = msgspec.json.decode(value, type=Holder)
+            holder = decode_holder(value)
             network.held[slot[1]] = Held(holder, revision)
             self._count(holder, 1)
             self._remember(holder.identity, slot)
+            if not holder.reserved:
+                self.attachments[holder.attachment] = slot
         pool = network.owner(slot[1])
         if pool is not None:
             pool.used += (value is not None) - (before is not None)
@@ -302,16 +329,10 @@ class ClusterState:
         if before is not None:
             self._forget(before.release.identity, slot)
         if value is not None:
-            release = msgspec.json.decode(value, type=Release)
+            release = decode_release(value)
             network.released[slot[1]] = Released(release, revision)
             self._remember(release.identity, slot)
         self._place(slot)
-
-    def _apply_attachment(self, attachment: AttachmentKey, value: bytes | None) -> None:
-        if value is None:
-            self.attachments.pop(attachment, None)
-        else:
-            self.attachments[attachment] = slot_of(value)
 
     def _apply_network(self, name: str, value: bytes | None, revision: int) -> None:
         if value is None:
@@ -338,6 +359,18 @@ class ClusterState:
         self.pools[name] = PoolState(name, record, revision)
         self.reshaped.add(record.network)
 
+    def _apply_audit(self, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self.audit.pop(key, None)
+        else:
+            self.audit[key] = msgspec.json.decode(value, type=_Moment).at
+
+    def _apply_buried(self, at: int, claim: str, value: bytes | None) -> None:
+        if value is not None:
+            self.buried[claim] = at
+        elif self.buried.get(claim) == at:
+            del self.buried[claim]
+
     def _apply_node(self, name: str, value: bytes | None) -> None:
         if value is None:
             self.nodes.pop(name, None)
@@ -360,7 +393,8 @@ class ClusterState:
         if released is None:
             pool.never.add(index)
         else:
-            pool.cooling.put(index, released.order)
+            queue = pool.retained if pool.retains(released.release) else pool.cooling
+            queue.put(index, released.order)
 
     def _reshape(self, name: str) -> None:
         """Works out anew which pool of a network owns what, and these pools' queues."""

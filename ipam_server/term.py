@@ -13,25 +13,32 @@ from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from ipam_server.allocator import Choice
 from ipam_server.audit import AuditRecord, audited, overdue
-from ipam_server.changes import Change, freeing
+from ipam_server.changes import Change, allocation, freeing
 from ipam_server.committer import Committer, Conflict, state_unavailable
+from ipam_server.history import forgetting, page_after, remembering
 from ipam_server.keys import SlotId
+from ipam_server.records import Release
 from ipam_server.state import ClusterState, Held
 from netspace.callers import current
 from netspace.problems import Problem
 from statestore import Delete, Leader, Put, Store, Unavailable
 
-
 FORGOTTEN = 50
-"""Remembered changes that one transaction forgets."""
+"""Remembered changes, or released claims, that one transaction forgets."""
+
+BURIED = 300.0
+"""Seconds that a released claim is remembered: longer than a copy of its ADD is under way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`max_operations`: etcd's limit for one transaction. `max_waiting`: changes in the queue.
-    `timeout`: seconds a change may take. `clock_interval`: seconds between writes of the clock. `audit_entries`, `audit_age`: how many
-    changes are remembered, and for how many seconds at most; looked at each `audit_interval`."""
+    `timeout`: seconds a change may take. `clock_interval`: seconds between writes of the clock.
+    `audit_entries`, `audit_age`: how many changes are remembered, and for how many seconds at most;
+    looked at each `audit_interval`. `history_entries`, `history_age`: the same of the past holders
+    of each slot, of which some are looked at each `history_interval`."""
 
     max_operations: int = 128
     max_waiting: int = 10_000
@@ -40,6 +47,9 @@ class Limits:
     audit_entries: int = 10_000
     audit_age: float = 365 * 86400.0
     audit_interval: float = 60.0
+    history_entries: int = 8
+    history_age: float = 90 * 86400.0
+    history_interval: float = 30.0
 
 
 class Clock:
@@ -62,6 +72,7 @@ class Term:
         self.limits = limits
         self.clock = Clock(state.clock)
         self._sequence = 0
+        self._store = store
         self._leader = leader
         self._gate = asyncio.Event()
         self._gate.set()
@@ -96,6 +107,8 @@ class Term:
                     self._leader.lost(),
                     self._keep_clock(),
                     self._keep_audit(),
+                    self._keep_buried(),
+                    self._keep_history(),
                 )
             ]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -110,7 +123,19 @@ class Term:
     def freeing(self, slot: SlotId, held: Held) -> Change:
         """The change that ends one generation of a slot, at this moment of the cluster's clock."""
         self._sequence += 1
-        return freeing(self.state.keys, slot, held, self.clock.now(), self._sequence)
+        said = int(time.time())
+        return freeing(self.state.keys, slot, held, self.clock.now(), self._sequence, said)
+
+    def giving(self, choice: Choice) -> tuple[Choice, Change]:
+        """The change that makes a choice true, and the choice with the time of day on it."""
+        now = self.clock.now()
+        choice = choice.stamped(now, int(time.time()))
+        change = allocation(self.state.keys, choice, now)
+        return choice, self.remembering(change, choice.slot, choice.past)
+
+    def remembering(self, change: Change, slot: SlotId, past: Release | None) -> Change:
+        """The change with a slot's past holder kept in its history."""
+        return remembering(change, self.state, slot, past, self.limits.history_entries)
 
     def audited(self, change: Change) -> tuple[Change, AuditRecord | None]:
         """The change with the word of who asked for it, if it is of something declared."""
@@ -146,15 +171,12 @@ class Term:
         except Problem:
             self._finished(change)
             raise
+        loop = asyncio.get_running_loop()
+        patience = loop.call_later(self.limits.timeout, self._committer.withdraw, pending)
         try:
-            async with asyncio.timeout(self.limits.timeout):
-                return await asyncio.shield(pending.decided)
-        except TimeoutError:
-            if self._committer.withdraw(pending):
-                raise state_unavailable(
-                    Unavailable("a change", why="the state store is too slow or away")
-                ) from None
-        return await pending.decided
+            return await pending.decided
+        finally:
+            patience.cancel()
 
     async def decided(self, slot: SlotId) -> None:
         """Waits until the transaction under way for a slot is decided."""
@@ -186,11 +208,33 @@ class Term:
         while True:
             age = int(self.limits.audit_age * 1000)
             gone = overdue(self.state.audit, self.clock.now(), self.limits.audit_entries, age)
-            for at in range(0, len(gone), FORGOTTEN):
-                deletes = tuple(map(Delete, gone[at : at + FORGOTTEN]))
-                with contextlib.suppress(Problem, Conflict):
-                    await self.submit(Change((), deletes, deletes[0].key, None))
+            await self._forget(gone)
             await asyncio.sleep(self.limits.audit_interval)
+
+    async def _keep_buried(self) -> None:
+        """Forgets the claims that were released long ago."""
+        while True:
+            await self._forget(self.state.buried_before(self.clock.now() - int(BURIED * 1000)))
+            await asyncio.sleep(self.limits.clock_interval)
+
+    async def _keep_history(self) -> None:
+        """Forgets the past holders of long ago, a page of them at a time, round and round."""
+        after = b""
+        while True:
+            page = await page_after(self._store, self.state.keys, after)
+            if page is not None:
+                after = page.items[-1].key if page.items else b""
+                age = int(self.limits.history_age * 1000)
+                for change in forgetting(page, self.clock.now(), age):
+                    with contextlib.suppress(Problem, Conflict):
+                        await self.submit(change)
+            await asyncio.sleep(self.limits.history_interval)
+
+    async def _forget(self, keys: list[bytes]) -> None:
+        for at in range(0, len(keys), FORGOTTEN):
+            deletes = tuple(map(Delete, keys[at : at + FORGOTTEN]))
+            with contextlib.suppress(Problem, Conflict):
+                await self.submit(Change((), deletes, deletes[0].key, None))
 
     async def _keep_clock(self) -> None:
         """Writes the clock while something is measured by it."""
@@ -198,5 +242,5 @@ class Term:
             await asyncio.sleep(self.limits.clock_interval)
             for pool in self.state.pools.values():
                 self.state.settle(pool, self.clock.now())
-            if any(len(pool.cooling) for pool in self.state.pools.values()):
+            if any(pool.cooling or pool.retained for pool in self.state.pools.values()):
                 self._committer.nudge()

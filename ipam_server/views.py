@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Literal
 
 from ipam_server.keys import SlotId
@@ -25,7 +27,7 @@ from netspace.messages import (
 from netspace.problems import Problem
 from netspace.slots import SlotError, SlotMap, parse_address
 
-AddressState = Literal["used", "reserved", "cooling", "free", "never"]
+AddressState = Literal["used", "reserved", "cooling", "retained", "free", "never"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +97,12 @@ def pool(state: ClusterState, known: PoolState, now: int) -> Pool:
         ranges=slots.format_ranges(known.ranges),
         namespaces=record.namespaces,
         cooldown=record.cooldown,
+        retention=record.retention,
         size=str(known.size),
         used=known.used,
         cooling=len(known.cooling),
-        free=str(known.size - known.used - len(known.cooling)),
+        retained=len(known.retained),
+        free=str(known.size - known.used - len(known.cooling) - len(known.retained)),
         never=str(known.never.count),
     )
 
@@ -150,7 +154,14 @@ def allocation(
 def addresses(slots: SlotMap, index: int) -> tuple[str | None, str | None]:
     """The IPv4 and the IPv6 address of a slot."""
     ipv4, ipv6 = slots.ipv4_of(index), slots.ipv6_of(index)
-    return str(ipv4) if ipv4 else None, str(ipv6) if ipv6 else None
+    return str(ipv4) if ipv4 else None, _text(ipv6) if ipv6 else None
+
+
+def _text(address: IPv6Address) -> str:
+    """As `str` gives it, in a tenth of the time."""
+    text = socket.inet_ntop(socket.AF_INET6, address.packed)
+    # The two differ in where they write the last 32 bits as an IPv4 address.
+    return str(address) if "." in text else text
 
 
 def find_slot(state: ClusterState, address: str, network: str | None) -> SlotId:
@@ -203,8 +214,11 @@ def address(state: ClusterState, slot: SlotId, now: int) -> AddressEntry:
         if release.identity is not None:
             entry.namespace, entry.pod, entry.ifname = release.identity
         entry.uid, entry.node = release.uid or None, release.node or None
-        left = state.cooldown_left(slot, now)
-        entry.cooldown_left = left / 1000 if left else None
+        left = state.rest_left(slot, now) / 1000 or None
+        if state.retained(slot):
+            entry.retention_left = left
+        else:
+            entry.cooldown_left = left
     return entry
 
 
@@ -214,7 +228,9 @@ def address_state(state: ClusterState, slot: SlotId, now: int) -> AddressState:
         return "reserved" if held.holder.reserved else "used"
     if state.released(slot) is None:
         return "never"
-    return "cooling" if state.cooldown_left(slot, now) else "free"
+    if not state.rest_left(slot, now):
+        return "free"
+    return "retained" if state.retained(slot) else "cooling"
 
 
 def address_page(

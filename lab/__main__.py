@@ -65,6 +65,13 @@ def lab(arguments: list[str]) -> int:
     return kernel.main(arguments or ["bash"])
 
 
+def soak(arguments: list[str]) -> int:
+    """Run the soak: processes of its own on loopback."""
+    setup.ensure(packages.COMMON)
+    command = [str(programs.PYTHON), "-m", "soak", *arguments]
+    return subprocess.run(command, env=programs.environment()).returncode
+
+
 def bench(arguments: list[str]) -> int:
     """Run a bench: with the machine's own network, on loopback alone."""
     what, *options = arguments or [""]
@@ -99,6 +106,11 @@ COMMANDS = {
     "lint": Command("", "code, types, layers and shell scripts", lint_all),
     "lab": Command(
         "[COMMAND]", "a command in the lab that stands, else in a lab kernel of its own", lab
+    ),
+    "soak": Command(
+        "[--minutes N] [--seed S] [--servers 3] [--members 3] [--check FILE]",
+        "clients, servers and etcd under faults, and a checker of what came of it",
+        soak,
     ),
     "bench": Command(
         "server [--json FILE] [--quick] [--rows NAME...]",

@@ -20,6 +20,7 @@ PYTHON_FOLDERS = (
     "netspacectl",
     "lab",
     "bench",
+    "soak",
     "tests",
 )
 LONG_FILE = 400

@@ -29,7 +29,7 @@ class Proxy:
         self._name_of = name_of or (lambda _port: "")
         self._server: asyncio.Server | None = None
         self._writers: dict[asyncio.StreamWriter, str] = {}
-        self._handing: set[asyncio.Task[None] | None] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
 
@@ -42,9 +42,9 @@ class Proxy:
         assert self._server is not None
         self._server.close()
         self.flow()
-        while self._handing:
+        while self._serving:
             self.cut()
-            await asyncio.wait({task for task in self._handing if task}, timeout=0.1)
+            await asyncio.wait(set(self._serving), timeout=0.1)
         await self._server.wait_closed()
 
     @property
@@ -66,12 +66,9 @@ class Proxy:
         self._flowing.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        self._handing.add(task)
-        try:
-            await self._serve(reader, writer)
-        finally:
-            self._handing.discard(task)
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         who = self._name_of(writer.get_extra_info("peername")[1])

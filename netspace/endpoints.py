@@ -49,6 +49,11 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
+    def everywhere(self) -> bool:
+        """Whether it stands for every address of a machine, and so names none."""
+        return self.host in ("0.0.0.0", "::")
+
+    @property
     def local(self) -> bool:
         """Whether only this machine can reach it. A host name may come to mean anything."""
         if self.path:

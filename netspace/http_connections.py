@@ -33,6 +33,9 @@ SWEEP: Final = 0.5
 PAUSE: Final = 0.5
 """Seconds until connections are accepted again after the system would not."""
 
+FAREWELL: Final = 0.5
+"""Seconds that the other side may take to end TLS when the server stops."""
+
 QUIET: Final = 5.0
 """Seconds between two words in the log about connections turned away."""
 
@@ -65,7 +68,7 @@ class Connection(web.RequestHandler):
     `deadline`: the loop's time by which the other side must have done its part; None while it is
     the server's turn, or nobody's."""
 
-    __slots__ = ("_door", "_working", "caller", "deadline", "until")
+    __slots__ = ("_answered", "_door", "_working", "caller", "deadline", "until")
 
     def __init__(self, door: Door, manager: web.Server) -> None:
         limits = door.limits
@@ -80,6 +83,7 @@ class Connection(web.RequestHandler):
         )
         self._door = door
         self._working = False
+        self._answered = False
         self.caller = LOCAL
         self.until = float("inf")
         self.deadline: float | None = None
@@ -100,24 +104,42 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.deadline is None and not self._working:
+        if not self._working and (self.deadline is None or (self._answered and not self._unsent)):
+            self._answered = False
             self._wait(self._door.limits.arrival)
         super().data_received(data)
 
     def begun(self) -> None:
         """A request's header has arrived, and it is worked on."""
         self._working = True
+        self._answered = False
         self.deadline = None
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         self._wait(self._door.limits.timeout)
+        self._answered = True
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
             self._working = False
+            if not self._unsent:
+                self.deadline = None
+
+    @property
+    def _unsent(self) -> bool:
+        """Whether the other side has yet to take something."""
+        return self.transport is not None and self.transport.get_write_buffer_size() > 0
+
+    def late(self, now: float) -> bool:
+        """Whether the other side has let its time go by."""
+        if self.deadline is None or now < self.deadline:
+            return False
+        if self._answered and not self._unsent:
             self.deadline = None
+            return False
+        return True
 
     def _wait(self, seconds: float) -> None:
         self.deadline = self._door.loop.time() + seconds
@@ -191,18 +213,28 @@ class Door:
         while True:
             await asyncio.sleep(min(SWEEP, self.limits.arrival / 2))
             now = self.loop.time()
-            late = [c for c in self._inside if c.deadline is not None and c.deadline < now]
-            for connection in late:
+            for connection in [each for each in self._inside if each.late(now)]:
                 self._cut("slow")
                 log.info("a connection was cut off", extra={"caller": str(connection.caller)})
                 if connection.transport is not None:
                     connection.transport.abort()
 
-    async def close(self) -> None:
+    async def refuse(self) -> None:
         """Ends handshakes under way."""
         for task in self._shaking:
             task.cancel()
         await asyncio.gather(*self._shaking, return_exceptions=True)
+
+    async def empty(self) -> None:
+        """Returns when all connections, closed by now, are gone; who does not say goodbye is not
+        waited for long."""
+        deadline = self.loop.time() + FAREWELL
+        while self._inside and self.loop.time() < deadline:
+            await asyncio.sleep(0.01)
+        for connection in self._inside:
+            if connection.transport is not None:
+                connection.transport.abort()
+        await asyncio.sleep(0.01)
 
     async def _shake_hands(
         self, accepted: socket.socket, make: Callable[[], Connection], context: ssl.SSLContext

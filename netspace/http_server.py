@@ -192,8 +192,10 @@ class HttpServer:
             sock.close()
         self._sockets.clear()
         if self._door is not None:
-            await self._door.close()
+            await self._door.refuse()
         await self._runner.cleanup()
+        if self._door is not None:
+            await self._door.empty()
         files, self._files = self._files, []
         for path, inode in files:
             try:

@@ -142,8 +142,8 @@ class Network(Answer):
 class NewPool(Request):
     """Either `ranges` or `size`. `parent` names the netspace pool that an application pool is
     carved from; without it the space comes from the total pool. `cooldown`: how long a released
-    address rests before another pod gets it. `namespaces`: who may name it, `*` for all; a default
-    pool needs none."""
+    address rests before another pod gets it. `retention`: how long a named pod's is kept for that
+    name. `namespaces`: who may name it, `*` for all; a default pool needs none."""
 
     name: Name
     kind: PoolKind
@@ -153,6 +153,7 @@ class NewPool(Request):
     size: Natural | None = None
     namespaces: Namespaces = []
     cooldown: Seconds = 30
+    retention: Seconds = 0
 
 
 class ChangePool(Request):
@@ -161,6 +162,7 @@ class ChangePool(Request):
     revision: Revision | UnsetType = UNSET
     namespaces: Namespaces | UnsetType = UNSET
     cooldown: Seconds | UnsetType = UNSET
+    retention: Seconds | UnsetType = UNSET
 
 
 class ResizePool(Request):
@@ -173,8 +175,8 @@ class ResizePool(Request):
 
 
 class Pool(Answer):
-    """`size` counts the pool's own indices, nested pools subtracted; `used`, `cooling` and `free`
-    make it up, `never` of the free ones have never been given."""
+    """`size` counts the pool's own indices, nested pools subtracted; `used`, `cooling`, `retained`
+    and `free` make it up, `never` of the free ones have never been given."""
 
     name: str
     revision: int
@@ -184,9 +186,11 @@ class Pool(Answer):
     ranges: list[str]
     namespaces: list[str]
     cooldown: float
+    retention: float
     size: Natural
     used: int
     cooling: int
+    retained: int
     free: Natural
     never: Natural
 
@@ -289,13 +293,14 @@ class Released(Answer):
 
 
 class AddressEntry(Answer):
-    """A slot that is or was somebody's. `free`: released and ready; `never`: given to nobody."""
+    """A slot that is or was somebody's. `retained`: kept for the pod that had it; `free`: released
+    and ready; `never`: given to nobody."""
 
     network: str
     slot: Natural
     ipv4: str | None
     ipv6: str | None
-    state: Literal["used", "reserved", "cooling", "free", "never"]
+    state: Literal["used", "reserved", "cooling", "retained", "free", "never"]
     pool: str | None
     generation: int | None = None
     node: str | None = None
@@ -306,6 +311,32 @@ class AddressEntry(Answer):
     ifname: str | None = None
     note: str | None = None
     cooldown_left: float | None = None
+    retention_left: float | None = None
+
+
+class Tenancy(Answer):
+    """Who held a slot, from `since` to `until` by the servers' wall clocks; None where nobody wrote
+    it down, or for who holds it still. A reservation has a `note` and no container."""
+
+    since: str | None
+    until: str | None
+    namespace: str | None = None
+    pod: str | None = None
+    uid: str | None = None
+    ifname: str | None = None
+    node: str | None = None
+    container: str | None = None
+    note: str | None = None
+
+
+class AddressHistory(Answer):
+    """Who holds a slot and who held it before, the latest first."""
+
+    network: str
+    slot: Natural
+    ipv4: str | None
+    ipv6: str | None
+    items: list[Tenancy]
 
 
 class AddressPage(Answer):

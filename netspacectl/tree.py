@@ -27,6 +27,8 @@ NOUNS: Final = (
     "apply",
     "export",
     "status",
+    "change",
+    "audit",
     "certs",
     "completion",
 )

@@ -10,6 +10,8 @@ import msgspec
 
 from netspace.messages import (
     AddressEntry,
+    AddressHistory,
+    Audited,
     Cluster,
     ClusterStatus,
     Fabric,
@@ -20,6 +22,7 @@ from netspace.messages import (
     Pool,
     Status,
     StoreMember,
+    Tenancy,
 )
 from netspacectl.text import aligned, cell, duration
 
@@ -52,7 +55,7 @@ class Place:
     error: str | None = None
 
 
-def pod_of(entry: AddressEntry) -> str | None:
+def pod_of(entry: AddressEntry | Tenancy) -> str | None:
     """Kubernetes' way to write a pod; other runtimes' sandboxes may have no namespace."""
     if not entry.pod:
         return entry.container
@@ -60,8 +63,9 @@ def pod_of(entry: AddressEntry) -> str | None:
 
 
 def _state(entry: AddressEntry) -> str:
-    if entry.state == "cooling" and entry.cooldown_left is not None:
-        return f"cooling {duration(round(entry.cooldown_left, 1))}"
+    left = entry.cooldown_left or entry.retention_left
+    if left is not None:
+        return f"{entry.state} {duration(round(left, 1))}"
     return entry.state
 
 
@@ -105,6 +109,7 @@ POOLS: Final[Sequence[Column[Pool]]] = (
     Column("SIZE", lambda pool: pool.size, right=True),
     Column("USED", lambda pool: pool.used, right=True),
     Column("COOLING", lambda pool: pool.cooling, right=True),
+    Column("RETAINED", lambda pool: pool.retained, right=True),
     Column("FREE", lambda pool: pool.free, right=True),
     Column("NAMESPACES", lambda pool: pool.namespaces, wraps=True),
 )
@@ -117,6 +122,14 @@ ADDRESSES: Final[Sequence[Column[AddressEntry]]] = (
     Column("POD", pod_of),
     Column("NODE", lambda entry: entry.node),
     Column("NOTE", lambda entry: entry.note, wraps=True),
+)
+TENANCIES: Final[Sequence[Column[Tenancy]]] = (
+    Column("SINCE", lambda past: past.since),
+    Column("UNTIL", lambda past: past.until),
+    Column("POD", lambda past: pod_of(past)),
+    Column("UID", lambda past: past.uid),
+    Column("NODE", lambda past: past.node),
+    Column("NOTE", lambda past: past.note, wraps=True),
 )
 NODES: Final[Sequence[Column[Node]]] = (
     Column("NODE", lambda node: node.name),
@@ -135,6 +148,16 @@ LINKS: Final[Sequence[Column[LinkReport]]] = (
     Column("VLAN", lambda link: link.vlan, right=True),
     Column("SLAVES", lambda link: link.slaves, wraps=True),
     Column("ADDRESSES", lambda link: link.addresses, wraps=True),
+)
+CHANGES: Final[Sequence[Column[Audited]]] = (
+    Column("REVISION", lambda change: change.revision, right=True),
+    Column("TIME", lambda change: change.time),
+    Column("WHO", lambda change: change.who, wraps=True),
+    Column("ACTION", lambda change: change.action),
+    Column("KIND", lambda change: change.kind),
+    Column("NAME", lambda change: change.name),
+    Column("BEFORE", lambda change: values(change.before), wraps=True),
+    Column("AFTER", lambda change: values(change.after), wraps=True),
 )
 CLUSTER_STATUS: Final[Sequence[Column[ClusterStatus]]] = (
     Column("CLUSTER", lambda cluster: cluster.name),
@@ -162,11 +185,12 @@ STORE: Final[Sequence[Column[StoreMember]]] = (
     Column("ERROR", lambda member: member.error, wraps=True),
 )
 _PARTS: Final[dict[type, Sequence[tuple[str, Sequence[Column[Any]]]]]] = {
+    AddressHistory: (("items", TENANCIES),),
     Fabric: (("members", MEMBERS),),
     Node: (("links", LINKS),),
     Status: (("clusters", CLUSTER_STATUS), ("servers", PLACES), ("store", STORE)),
 }
-_DURATIONS: Final = {"cooldown", "cooldown_left"}
+_DURATIONS: Final = {"cooldown", "cooldown_left", "retention", "retention_left"}
 
 
 def places(status: Status) -> list[Place]:
@@ -186,6 +210,11 @@ def places(status: Status) -> list[Place]:
             role = "leads" if cluster.leading else "follows"
             found.append(Place(server.name, server.endpoint, cluster.name, role, lag))
     return found
+
+
+def values(found: dict[str, Any] | None) -> list[str]:
+    """The parts of a thing in a row."""
+    return [f"{key}={cell(value)}" for key, value in (found or {}).items()]
 
 
 def size(bytes_: int) -> str:

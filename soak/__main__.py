@@ -15,8 +15,9 @@ import msgspec
 from lab import programs
 from lab.etcd import EtcdError
 from soak import course
-from soak.checker import Verdict, check, summary
+from soak.checker import check
 from soak.history import History, Operation, load
+from soak.verdicts import Verdict, summary
 
 SHOWN = 20
 """Verdicts that are printed; the file of the history has what all were made from."""

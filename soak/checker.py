@@ -7,69 +7,27 @@ the same attachment under another claim, an admin's word. Before the first such 
 there. Nothing is concluded from a request whose answer was lost but that it may have been carried
 out, then or at any time later.
 
-Rules, and how they are counted
-double  `two-holders`       one generation of a slot given to two
-        `held-while-given`  a slot given while its holder had not been asked to let go
-        `order`             a younger generation was seen before an older one was asked for
-lost    `missing`           a tenure that nobody asked to end is not in etcd
-        `other-answer`      a repeat was answered differently
-leaked  `came-back`         a claim holds a slot though its release was acknowledged before
-        `left`              something is held after everything was released
-        `refused-but-done`  what surely was not done was done
-        `torn`              slots, attachments and releases in etcd contradict one another
-        `not-given`         an address that nobody holds is not to be had
-wrong   `outside`, `forbidden`, `other-pool`, `other-address`, `families`, `cooling`
+The rules, and how they are counted, are in `soak.verdicts`.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final
 
 from soak import ground
+from soak.fitting import fitting, torn
 from soak.history import Answer, Look, Operation
-
-SORTS: Final = {
-    "two-holders": "double",
-    "held-while-given": "double",
-    "order": "double",
-    "missing": "lost",
-    "other-answer": "lost",
-    "came-back": "leaked",
-    "left": "leaked",
-    "refused-but-done": "leaked",
-    "torn": "leaked",
-    "not-given": "leaked",
-    "outside": "wrong",
-    "forbidden": "wrong",
-    "other-pool": "wrong",
-    "other-address": "wrong",
-    "families": "wrong",
-    "cooling": "wrong",
-}
+from soak.verdicts import SORTS, Verdict
 
 TOLERANCE = 0.05
 """Seconds by which a cool-down may seem too short: milliseconds are rounded, requests take time."""
 
 Slot = tuple[str, str]
 Attachment = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A rule that does not hold. `operations`: the numbers of those concerned."""
-
-    rule: str
-    says: str
-    operations: tuple[int, ...] = ()
-
-    @property
-    def sort(self) -> str:
-        return SORTS[self.rule]
 
 
 @dataclass
@@ -146,20 +104,11 @@ def check(operations: Sequence[Operation], looks: Sequence[Look]) -> list[Verdic
         *_came_back(operations, looks, index),
         *_left(looks, index),
         *_refused(tenures.values(), index),
-        *(found for look in looks for found in _torn(look)),
-        *(found for each in operations for found in _fitting(each)),
+        *(found for look in looks for found in torn(look)),
+        *(found for each in operations for found in fitting(each)),
     ]
     sorts = list(dict.fromkeys(SORTS.values()))
     return sorted(verdicts, key=lambda verdict: sorts.index(verdict.sort))
-
-
-def summary(operations: Sequence[Operation], verdicts: Sequence[Verdict]) -> str:
-    """The last line of a soak."""
-    found = Counter(verdict.sort for verdict in verdicts)
-    counts = [f"{found[sort]} {sort}" for sort in ("double", "lost", "leaked")]
-    if found["wrong"]:
-        counts.append(f"{found['wrong']} wrong")
-    return f"soak: {len(operations)} operations, {', '.join(counts)}"
 
 
 def _collect(
@@ -374,77 +323,3 @@ def _refused(tenures: Iterable[Tenure], index: _Index) -> Iterator[Verdict]:
                 else f"{tenure}, which nobody asked for",
                 tuple(each.number for each in makers),
             )
-
-
-def _torn(look: Look) -> Iterator[Verdict]:
-    """Every holder has its attachment and every attachment its holder; what is held is not
-    released; what is held lies in the pool that it says."""
-    held = {(each.network, each.slot): each for each in look.slots}
-    attachments = {
-        (each.container, each.ifname): (each.network, each.slot) for each in look.attachments
-    }
-    where = f"at revision {look.revision}"
-    for slot, stored in held.items():
-        attachment = stored.container, stored.ifname
-        if attachments.get(attachment) != slot:
-            yield Verdict(
-                "torn",
-                f"{'/'.join(slot)} is held by {'/'.join(attachment)}, whose attachment says"
-                f" {attachments.get(attachment)} {where}",
-            )
-        owner = ground.owner(stored.network, int(stored.slot))
-        if owner is None or owner.name != stored.pool:
-            yield Verdict("outside", f"{'/'.join(slot)} is held as one of pool {stored.pool}")
-    for attachment, slot in attachments.items():
-        if slot not in held:
-            yield Verdict(
-                "torn", f"attachment {'/'.join(attachment)} says {slot}, which is free {where}"
-            )
-    for slot in look.released:
-        if slot in held:
-            yield Verdict("torn", f"{'/'.join(slot)} is held and released {where}")
-
-
-def _fitting(each: Operation) -> Iterator[Verdict]:
-    """Whether an answer is one that the question allows."""
-    if each.kind != "allocate":
-        return
-    who = f"{each.namespace}/{each.pod or each.container}"
-    if each.must and each.outcome != "ok":
-        yield Verdict(
-            "not-given",
-            f"{who} got no address of pool {each.pool}, which nobody uses: {each.code}",
-            (each.number,),
-        )
-    answer = each.answer
-    if each.outcome != "ok" or answer is None:
-        return
-    numbers = (each.number,)
-    owner = ground.owner(answer.network, int(answer.slot))
-    if owner is None or owner.name != answer.pool:
-        yield Verdict(
-            "outside",
-            f"{who} got {answer.network}/{answer.slot} of pool {answer.pool}; it belongs to"
-            f" {owner.name if owner else 'no pool'}",
-            numbers,
-        )
-        return
-    if not owner.takes(each.namespace):
-        yield Verdict("forbidden", f"{who} got an address of pool {owner.name}", numbers)
-    wanted = each.pool or ("" if each.ip else ground.DEFAULT)
-    if wanted and wanted != answer.pool:
-        yield Verdict(
-            "other-pool", f"{who} asked for pool {wanted} and got one of {answer.pool}", numbers
-        )
-    there = dict(zip(ground.FAMILIES, owner.network.address(int(answer.slot)), strict=True))
-    got = {"ipv4": answer.ipv4, "ipv6": answer.ipv6}
-    asked = each.families or tuple(family for family in there if there[family])
-    expected = {family: there[family] if family in asked else None for family in there}
-    if got != expected:
-        yield Verdict(
-            "families", f"{who} got {got} for slot {answer.slot}, not {expected}", numbers
-        )
-    if each.ip and not set(each.ip) <= set(there.values()):
-        yield Verdict(
-            "other-address", f"{who} asked for {', '.join(each.ip)} and got {got}", numbers
-        )

@@ -10,77 +10,24 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Self, TypeVar
 
 from ipam_server.client import Client
 from netspace import messages as m
 from netspace.problems import Problem
-from netspace.slots import Family
 from soak import ground
 from soak.ground import CLUSTER, Pool
-from soak.history import Answer, History, Kind, Operation, Outcome
+from soak.history import Answer, History, Kind, Operation
+from soak.pods import NAMESPACES, Pod, allocated, lies_in, new_pod, outcome_of, released
 
 T = TypeVar("T")
-
-SURELY = frozenset({"unavailable", "not-leader", "busy", "state-unavailable"})
-"""Problems after which nothing was done, in the client's own words."""
-
-PERHAPS = frozenset({"outcome-unknown", "internal"})
 
 TIMEOUT = 4.0
 """Seconds that a request may take, on all servers together."""
 
 AT_MOST = 6
 """Pods that a client has at once, more or less."""
-
-NAMESPACES = ("red", "blue", "green")
-
-
-@dataclass(frozen=True)
-class Pod:
-    """One attachment under one claim. `pool` None: only the address chooses it. `generation` is
-    known once an allocation was answered."""
-
-    container: str
-    ifname: str
-    claim: str
-    node: str
-    namespace: str
-    name: str
-    uid: str
-    pool: Pool | None
-    ip: tuple[str, ...] = ()
-    families: tuple[Family, ...] = ()
-    generation: int | None = None
-    address: str = ""
-
-    @property
-    def attachment(self) -> m.AttachmentId:
-        return m.AttachmentId(container=self.container, ifname=self.ifname)
-
-    def request(self, removed: Sequence[str]) -> m.AllocateRequest:
-        pool = self.pool
-        named = pool is not None and pool.kind != "default"
-        return m.AllocateRequest(
-            attachment=self.attachment,
-            claim=self.claim,
-            node=self.node,
-            pod=m.Pod(namespace=self.namespace, name=self.name, uid=self.uid),
-            selection=m.Selection(
-                netspace=pool.name if named and pool and pool.kind == "netspace" else None,
-                application=pool.name if named and pool and pool.kind == "application" else None,
-                ip=self.ip,
-                families=self.families,
-            ),
-            removed=list(removed),
-        )
-
-    def release(self, generation: int | None) -> m.ReleaseRequest:
-        return m.ReleaseRequest(
-            attachment=self.attachment, node=self.node, claim=self.claim, generation=generation
-        )
 
 
 class Worker:
@@ -107,6 +54,7 @@ class Worker:
             self.take_over: 6,
             self.claim_anew: 4,
             self.release_again_later: 5,
+            self.add_again_late: 4,
             self.operator_release: 2,
             self.trespass: 2,
         }
@@ -160,7 +108,7 @@ class Worker:
             return
         pod = self._random.choice(self.pods)
         asked = self._begin("ask", pod)
-        answer = await self._end(asked, self._client.held(CLUSTER, pod.attachment), _allocated)
+        answer = await self._end(asked, self._client.held(CLUSTER, pod.attachment), allocated)
         if answer is None:
             await self._breathe()
 
@@ -232,6 +180,16 @@ class Worker:
         await self._hold(dataclasses.replace(old, claim=self._claim(), generation=None))
         await self._release(old, self._random.choice((old.generation, None)))
 
+    async def add_again_late(self) -> None:
+        """A copy of an ADD arrives after its DEL was acknowledged."""
+        if not self.pods:
+            return
+        pod = self._part()
+        if await self._release(pod, None):
+            await self._allocate(pod)
+        else:
+            self.owed.append(pod)
+
     async def operator_release(self) -> None:
         """An admin says that the pod is gone; the node's own release comes later."""
         known = [pod for pod in self.pods if pod.generation is not None and pod.address]
@@ -241,13 +199,13 @@ class Worker:
         assert pod.generation is not None
         self.pods.remove(pod)
         self.owed.append(pod)
-        network = next(each for each in ground.NETWORKS if _lies_in(each, pod.address))
+        network = next(each for each in ground.NETWORKS if lies_in(each, pod.address))
         asked = self._begin("operator", pod)
         asked.generation = pod.generation
         request = m.OperatorRelease(
             network=network.name, address=pod.address, generation=pod.generation
         )
-        await self._end(asked, self._client.operator_release(CLUSTER, request), _released)
+        await self._end(asked, self._client.operator_release(CLUSTER, request), released)
 
     async def trespass(self) -> None:
         """A pool that the pod's namespace may not name."""
@@ -300,7 +258,7 @@ class Worker:
         asked = self._begin("allocate", pod)
         asked.removed, asked.must = removed, must
         answer = await self._end(
-            asked, self._client.allocate(CLUSTER, pod.request(removed)), _allocated
+            asked, self._client.allocate(CLUSTER, pod.request(removed)), allocated
         )
         if answer is None:
             return None
@@ -312,7 +270,7 @@ class Worker:
         asked = self._begin("release", pod)
         asked.generation = generation
         request = pod.release(generation)
-        return await self._end(asked, self._client.release(CLUSTER, request), _released) is not None
+        return await self._end(asked, self._client.release(CLUSTER, request), released) is not None
 
     def _begin(self, kind: Kind, pod: Pod) -> Operation:
         pool = pod.pool
@@ -358,36 +316,8 @@ class Worker:
 
     def _new(self) -> Pod:
         """A pod that has not been asked for; sometimes one whose name was there before."""
-        random = self._random
-        pool = random.choices(ground.POOLS, (8, 3, 5, 4, 5, 2, 3))[0]
-        namespace = random.choice([each for each in NAMESPACES if pool.takes(each)])
-        name = ""
-        if random.random() < 0.7:
-            used = {pod.name for pod in (*self.pods, *self.owed)}
-            names = [f"{pool.name}-{self.number}-{each}" for each in range(5)]
-            name = random.choice([each for each in names if each not in used] or names)
-        pod = Pod(
-            container=self._id("c"),
-            ifname=random.choice(("eth0", "eth0", "eth0", "net1")),
-            claim=self._claim(),
-            node=self._node(),
-            namespace=namespace,
-            name=name,
-            uid=self._id("u") if name else "",
-            pool=pool,
-        )
-        chance = random.random()
-        if chance < 0.1 and pool.name in ("main", "team", "wide"):
-            # Few addresses, so that clients ask for the same ones.
-            last = pool.span[1]
-            addresses = pool.network.address(random.randint(last - 4, last))
-            ip = tuple(each for each in addresses if each)
-            ip = random.choice((ip, ip[:1], ip[-1:]))
-            return dataclasses.replace(pod, ip=ip, pool=random.choice((pool, None)))
-        if chance > 0.9 and pool.network is ground.RED:
-            families: tuple[Family, ...] = random.choice((("ipv4",), ("ipv6",)))
-            return dataclasses.replace(pod, families=families)
-        return pod
+        used = {pod.name for pod in (*self.pods, *self.owed)}
+        return new_pod(self._random, self.number, self._id("c"), self._claim(), self._node(), used)
 
     def _successor(self, pod: Pod, **changes: str) -> Pod:
         return dataclasses.replace(
@@ -408,34 +338,3 @@ class Worker:
 
     def _claim(self) -> str:
         return f"{self._random.getrandbits(128):032x}"
-
-
-def outcome_of(problem: Problem) -> Outcome:
-    """What a client knows after a problem."""
-    if problem.code in SURELY:
-        return "failed"
-    return "unknown" if problem.code in PERHAPS else "refused"
-
-
-def _allocated(answer: m.Allocation) -> Answer:
-    return Answer(
-        pool=answer.pool,
-        network=answer.network.name,
-        slot=answer.slot,
-        generation=answer.generation,
-        ipv4=answer.ipv4,
-        ipv6=answer.ipv6,
-        how=answer.how,
-    )
-
-
-def _released(answer: m.Released) -> Answer:
-    return Answer(released=answer.released)
-
-
-def _lies_in(network: ground.Ground, address: str) -> bool:
-    try:
-        network.index(address)
-    except ValueError:
-        return False
-    return True

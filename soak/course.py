@@ -89,7 +89,8 @@ async def _course(history: History, world: World, say: Say, faults: bool) -> Non
             watching.cancel()
         say("soak: no more faults; everything has to come to rest")
         await _recovered(world, workers)
-        await asyncio.sleep(SETTLING)
+        if faults:
+            await asyncio.sleep(SETTLING)
         await _within(RECOVERY, lambda: look(store, history), "etcd can be read")
         await _settle(workers)
         await _within(RECOVERY, lambda: look(store, history, last=True), "etcd can be read")

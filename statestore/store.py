@@ -137,16 +137,17 @@ class Store:
             deleted += result.deleted
 
     def watch(
-        self, prefix: bytes, after: int | None = None
+        self, prefix: bytes, after: int | None = None, without: bytes = b""
     ) -> AsyncGenerator[WatchEvents | SnapshotPage, None]:
         """What happens to a prefix after a revision, without gap or repetition.
 
         With None what stands there now comes first; `SnapshotPage` says how it is to be read.
-        It comes again when etcd has compacted what was not delivered yet. Close it
+        It comes again when etcd has compacted what was not delivered yet. The prefix `without`
+        inside is not read then; its changes come with the others. Close it
         (`contextlib.aclosing`): it never ends by itself, and raises only `BadRequest`.
         """
         return watch_range(
-            self._connections, prefix or b"\0", prefix_end(prefix), after, self._timeout
+            self._connections, prefix or b"\0", prefix_end(prefix), after, self._timeout, without
         )
 
     def watch_key(

@@ -8,9 +8,9 @@ transaction again. Everything here is pure: no I/O. The messages are those of et
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
 from pyetcd.etcdrpc import kv_pb2
 from pyetcd.etcdrpc import rpc_pb2 as pb
 
@@ -26,8 +26,7 @@ class Target(Enum):
     LEASE = "lease"
 
 
-@dataclass(frozen=True, slots=True)
-class Compare:
+class Compare(msgspec.Struct, frozen=True):
     """One comparison for equality. A key that does not exist has revisions and lease 0."""
 
     key: bytes
@@ -55,8 +54,7 @@ class Compare:
         return Compare(key, Target.LEASE, lease)
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(msgspec.Struct, frozen=True):
     """Write a key; `lease` is the id of the lease it dies with, 0 for none."""
 
     key: bytes
@@ -64,16 +62,14 @@ class Put:
     lease: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Get:
+class Get(msgspec.Struct, frozen=True):
     """Read one key, or with `end` all keys in [key, end)."""
 
     key: bytes
     end: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(msgspec.Struct, frozen=True):
     """Delete one key, or with `end` all keys in [key, end)."""
 
     key: bytes
@@ -83,8 +79,7 @@ class Delete:
 Op = Put | Get | Delete
 
 
-@dataclass(frozen=True, slots=True)
-class Txn:
+class Txn(msgspec.Struct, frozen=True):
     """If all of `compares` hold, `then` is carried out, else `otherwise`: all or nothing.
 
     etcd refuses a key that is written twice in what could be carried out together
@@ -96,8 +91,7 @@ class Txn:
     otherwise: tuple[Op | Txn, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class KeyValue:
+class KeyValue(msgspec.Struct, frozen=True):
     """A key as it stood at some revision."""
 
     key: bytes
@@ -106,8 +100,7 @@ class KeyValue:
     mod_revision: int
 
 
-@dataclass(frozen=True, slots=True)
-class TxnResult:
+class TxnResult(msgspec.Struct, frozen=True):
     """What a transaction did.
 
     `succeeded` says which branch was taken; `results` has one entry for each of its operations,
@@ -150,11 +143,9 @@ def prefix_end(prefix: bytes) -> bytes:
 
 def encode(txn: Txn) -> pb.TxnRequest:
     """The request that etcd's KV.Txn takes."""
-    return pb.TxnRequest(
-        compare=[_compare(compare) for compare in txn.compares],
-        success=[_request(op) for op in txn.then],
-        failure=[_request(op) for op in txn.otherwise],
-    )
+    request = pb.TxnRequest()
+    _fill(request, txn)
+    return request
 
 
 def decode(response: pb.TxnResponse) -> TxnResult:
@@ -171,32 +162,45 @@ def _nested(txn: Txn) -> Iterable[Txn]:
     return (op for op in (*txn.then, *txn.otherwise) if isinstance(op, Txn))
 
 
-def _compare(compare: Compare) -> pb.Compare:
+# Filled in where they stand: given to a constructor, every message would be copied into its parent.
+
+
+def _fill(request: pb.TxnRequest, txn: Txn) -> None:
+    for compare in txn.compares:
+        _compare(request.compare.add(), compare)
+    for op in txn.then:
+        _request(request.success.add(), op)
+    for op in txn.otherwise:
+        _request(request.failure.add(), op)
+
+
+def _compare(request: pb.Compare, compare: Compare) -> None:
+    request.key = compare.key
     match compare.target:
         case Target.CREATE:
-            return pb.Compare(
-                key=compare.key, target=pb.Compare.CREATE, create_revision=compare.number
-            )
+            request.target = pb.Compare.CREATE
+            request.create_revision = compare.number
         case Target.MOD:
-            return pb.Compare(key=compare.key, target=pb.Compare.MOD, mod_revision=compare.number)
+            request.target = pb.Compare.MOD
+            request.mod_revision = compare.number
         case Target.LEASE:
-            return pb.Compare(key=compare.key, target=pb.Compare.LEASE, lease=compare.number)
+            request.target = pb.Compare.LEASE
+            request.lease = compare.number
 
 
-def _request(op: Op | Txn) -> pb.RequestOp:
+def _request(request: pb.RequestOp, op: Op | Txn) -> None:
     match op:
         case Put():
-            return pb.RequestOp(
-                request_put=pb.PutRequest(key=op.key, value=op.value, lease=op.lease)
-            )
+            put = request.request_put
+            put.key, put.value, put.lease = op.key, op.value, op.lease
         case Get():
-            return pb.RequestOp(request_range=pb.RangeRequest(key=op.key, range_end=op.end))
+            request.request_range.key, request.request_range.range_end = op.key, op.end
         case Delete():
-            return pb.RequestOp(
-                request_delete_range=pb.DeleteRangeRequest(key=op.key, range_end=op.end)
-            )
+            gone = request.request_delete_range
+            gone.key, gone.range_end = op.key, op.end
         case Txn():
-            return pb.RequestOp(request_txn=encode(op))
+            request.request_txn.SetInParent()
+            _fill(request.request_txn, op)
 
 
 def _result(response: pb.TxnResponse, revision: int) -> TxnResult:

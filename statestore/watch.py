@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+import msgspec
 from grpc import aio
 from pyetcd.etcdrpc import kv_pb2
 from pyetcd.etcdrpc import rpc_pb2 as pb
@@ -32,8 +33,8 @@ from statestore.connections import (
     translated,
 )
 from statestore.errors import Compacted, OutcomeUnknown, Unavailable
-from statestore.reads import present_revision, read_pages
-from statestore.transactions import KeyValue
+from statestore.reads import Page, present_revision, read_pages
+from statestore.transactions import KeyValue, prefix_end
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +50,13 @@ LIFE = pb.RangeRequest(key=b"\0", count_only=True)
 PAUSE = 0.1
 """Seconds between a failure and the next attempt."""
 
+FETCH, PAGE = 20_000, 2000
+"""Keys asked for at once when a range is read anew, and keys that are given on at once. For each
+answer etcd 3.4 counts all that is left of the range, so that reading a large one in small answers
+takes it minutes; whoever takes in a large page keeps everybody else waiting."""
 
-@dataclass(frozen=True, slots=True)
-class Event:
+
+class Event(msgspec.Struct, frozen=True):
     """One key's change at `mod_revision`; of a deleted key only the key is known."""
 
     kind: Literal["put", "delete"]
@@ -90,13 +95,15 @@ async def watch_range(
     end: bytes,
     after: int | None,
     timeout: float,
-    page_size: int = 2000,
+    without: bytes = b"",
 ) -> AsyncGenerator[WatchEvents | SnapshotPage, None]:
     """The changes of [start, end) after a revision; with None what stands there now, first.
 
     Runs until closed (`contextlib.aclosing`) and outlives every failure of etcd; raises only
     `BadRequest`, which no repetition can cure. One response of etcd's is held at a time, and
-    etcd is not read from while the consumer is busy. `timeout` (seconds) is each read's.
+    etcd is not read from while the consumer is busy, but for the next part of a range that is read
+    anew. That leaves out the prefix `without`, whose changes come all the same. `timeout` (seconds)
+    is each read's.
     """
     position = after
     while True:
@@ -105,7 +112,7 @@ async def watch_range(
             if position is None or await present_revision(connections, timeout) < position:
                 # The second: etcd was restored from an older copy of its data.
                 position = None
-                async for page in _snapshot(connections, start, end, page_size, timeout):
+                async for page in _snapshot(connections, start, end, timeout, without):
                     yield page
                     if page.last:
                         position = page.revision
@@ -154,18 +161,42 @@ def _event(event: kv_pb2.Event) -> Event:
 
 
 async def _snapshot(
-    connections: Connections, start: bytes, end: bytes, size: int, timeout: float
+    connections: Connections, start: bytes, end: bytes, timeout: float, without: bytes
 ) -> AsyncGenerator[SnapshotPage, None]:
-    """The range at one revision; each page is given on once it is known whether it is the last."""
-    held = None
+    """The range at one revision. While a part of it is given on, the next one is on its way."""
+    ranges = [(start, without), (prefix_end(without), end)] if without else [(start, end)]
+    parts = _parts(connections, ranges, timeout)
+    coming = asyncio.ensure_future(anext(parts, None))
     first = True
-    async for page in read_pages(connections, start, end, 0, size, timeout):
-        if held is not None:
-            yield SnapshotPage(held.revision, held.items, first, last=False)
+    try:
+        part = await coming
+        while part is not None:
+            coming = asyncio.ensure_future(anext(parts, None))
+            at = 0
+            while at + PAGE < len(part.items):
+                yield SnapshotPage(part.revision, part.items[at : at + PAGE], first, last=False)
+                first = False
+                at += PAGE
+                await asyncio.sleep(0)
+            following = await coming
+            yield SnapshotPage(part.revision, part.items[at:], first, last=following is None)
             first = False
-        held = page
-    assert held is not None
-    yield SnapshotPage(held.revision, held.items, first, last=True)
+            part = following
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+        await parts.aclose()
+
+
+async def _parts(
+    connections: Connections, ranges: Iterable[tuple[bytes, bytes]], timeout: float
+) -> AsyncGenerator[Page, None]:
+    """The keys of several ranges at the revision of the first answer."""
+    revision = 0
+    for start, end in ranges:
+        async for page in read_pages(connections, start, end, revision, FETCH, timeout):
+            revision = page.revision
+            yield page
 
 
 async def _responses(

@@ -173,12 +173,19 @@ class _Cluster:
 
     def arrange_pools(self) -> None:
         narrowed = list(self._change_pools())
+        # In a network that cannot be as declared there is no telling where a pool could lie.
+        refused = {refusal.thing for refusal in self.found.refused}
+        networks = {
+            name: network
+            for name, network in self.declared.networks.items()
+            if self._network(name) not in refused
+        }
         space = Space(
-            slots={name: network.slots for name, network in self.declared.networks.items()},
-            totals={name: network.total for name, network in self.declared.networks.items()},
+            slots={name: network.slots for name, network in networks.items()},
+            totals={name: network.total for name, network in networks.items()},
         )
         for name, network in self.networks.items():
-            if name not in space.totals and not self.prune:
+            if name not in self.declared.networks and not self.prune:
                 space.slots = {**space.slots, name: slots_of(network)}
                 space.totals = {**space.totals, name: total_of(network)}
         for name, pool in self.pools.items():
@@ -188,7 +195,6 @@ class _Cluster:
                 space.pools[name] = Block(pool.network, pool.parent, pool.kind, ranges)
         moves, stuck = ordered(space, list(self._moves(space)))
         self.found.steps += [self._moved(move, space.slots) for move in moves]
-        refused = {refusal.thing for refusal in self.found.refused}
         for move, reason in stuck:
             thing = self._pool(move.pool)
             if thing not in refused:
@@ -234,6 +240,8 @@ class _Cluster:
             block = Block(wanted.new.network, wanted.new.parent, wanted.new.kind)
             size = 0 if wanted.ranges is not None else wanted.size
             known = space.pools.get(name)
+            if block.network not in space.totals:
+                continue
             if name not in self.pools:
                 yield Move("create", name, block, wanted.ranges, size)
                 continue

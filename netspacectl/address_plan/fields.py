@@ -82,17 +82,18 @@ def _read(value: Any, kind: Any, place: str, faults: Faults) -> Any:
 
 def _one(value: Any, kind: Any, place: str, faults: Faults) -> Any:
     """The value as it is, else as the person meant it."""
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError:
-        meant = _meant(value, kind)
-        if meant is not None:
-            try:
-                return msgspec.convert(meant, kind)
-            except msgspec.ValidationError as closer:
-                error = closer
-        faults.note(place, _reason(error))
-        return value
+    reason = ""
+    for tried in (value, _meant(value, kind)):
+        if tried is None and value is not None:
+            continue
+        try:
+            return msgspec.convert(tried, kind)
+        except msgspec.ValidationError as error:
+            reason = _reason(error)
+    if isinstance(value, str) and _takes(0.5, kind):
+        reason = f"{value[:60]!r} is no duration: use seconds, or something like 30s, 5m, 1h30m"
+    faults.note(place, reason)
+    return value
 
 
 def _meant(value: Any, kind: Any) -> Any:

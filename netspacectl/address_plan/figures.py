@@ -24,9 +24,9 @@ class PoolFigures:
 
     @property
     def share(self) -> float:
-        """How much of the pool's own slots is used or cools down."""
+        """How much of the pool's own slots nobody else can have now: used, cooling, retained."""
         size = int(self.pool.size)
-        return (self.pool.used + self.pool.cooling) / size if size else 0.0
+        return 1 - int(self.pool.free) / size if size else 0.0
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Final
 from netspacectl.address_plan.figures import NetworkFigures, Plan, PoolFigures
 from netspacectl.text import NOTHING, listed, printable
 
-HEAD: Final = ("POOL", "KIND", "SIZE", "USED", "COOLING", "FREE", "USE", "RANGES")
-RIGHT: Final = (False, False, True, True, True, True, True, False)
+HEAD: Final = ("POOL", "KIND", "SIZE", "USED", "COOLING", "RETAINED", "FREE", "USE", "RANGES")
+RIGHT: Final = (False, False, True, True, True, True, True, True, False)
 MAX_EXACT: Final = 10**12
 ENOUGH: Final = 4
 """Ranges that are shown in one place."""
@@ -102,6 +102,7 @@ def _rows(network: NetworkFigures) -> list[Row]:
             number(free),
             number(network.held),
             "0",
+            "0",
             number(max(0, free - network.held)),
             percent(network.held / free) if free else NOTHING,
             summary,
@@ -120,6 +121,7 @@ def _pool_rows(pools: Sequence[PoolFigures], indent: str, nested: bool = False) 
             number(pool.size),
             number(pool.used),
             number(pool.cooling),
+            number(pool.retained),
             number(pool.free),
             percent(figures.share) if int(pool.size) else NOTHING,
             few(pool.ranges),

@@ -7,7 +7,8 @@ from typing import Final
 from xml.sax.saxutils import escape, quoteattr
 
 from netspacectl.address_plan.figures import Plan
-from netspacectl.address_plan.picture_layout import Box, Drawing, Label, Stroke, layout
+from netspacectl.address_plan.picture_layout import layout
+from netspacectl.address_plan.picture_shapes import Box, Drawing, Label, Stroke
 
 _LIGHT: Final = {
     "ground": "#ffffff", "text": "#1b2530", "muted": "#55626f", "rule": "#c4ccd4",

@@ -11,14 +11,22 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from math import log2
 from textwrap import wrap
-from typing import Final, Literal
+from typing import Final
 
 from netspace.ranges import Interval, Ranges
 from netspacectl.address_plan.figures import NetworkFigures, Plan, PoolFigures
 from netspacectl.address_plan.figures_text import gateways, number, percent, segment
+from netspacectl.address_plan.picture_shapes import (
+    ADVANCE,
+    Box,
+    Drawing,
+    Label,
+    Stroke,
+    cut,
+    width_of,
+)
 from netspacectl.text import printable
 
 MARGIN: Final = 24
@@ -31,88 +39,13 @@ BAR: Final = 5
 LINE: Final = 16
 LANES: Final = 6
 """Lines of labels below a band."""
-VISIBLE: Final = 8
+VISIBLE: Final = 3
 """The least width of a pool on a scale that is not broken."""
-ADVANCE: Final = 0.61
-"""Width of a character in font sizes: 0.602 in DejaVu Sans Mono, 0.6 in Liberation Mono."""
 SMALL: Final = 11
 NORMAL: Final = 12
 NAME: Final = 14
 HEADING: Final = 17
 NAME_LENGTH: Final = 28
-
-Anchor = Literal["start", "middle", "end"]
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle of a class, with what a pointer over it shows."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    style: str
-    title: str = ""
-
-
-@dataclass(frozen=True)
-class Label:
-    """A text; `y` is its base line."""
-
-    x: float
-    y: float
-    text: str
-    size: int = NORMAL
-    style: str = "t"
-    anchor: Anchor = "start"
-
-    @property
-    def width(self) -> float:
-        return width_of(self.text, self.size)
-
-    @property
-    def left(self) -> float:
-        shift = {"start": 0.0, "middle": 0.5, "end": 1.0}[self.anchor]
-        return self.x - shift * self.width
-
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom."""
-        top, bottom = self.y - 0.8 * self.size, self.y + 0.22 * self.size
-        return self.left, top, self.left + self.width, bottom
-
-
-@dataclass(frozen=True)
-class Stroke:
-    """A straight line of a class."""
-
-    x1: float
-    y1: float
-    x2: float
-    y2: float
-    style: str
-
-
-@dataclass
-class Drawing:
-    """Everything in the order in which it is drawn."""
-
-    width: float = BAND + 2 * MARGIN
-    height: float = 0.0
-    boxes: list[Box] = field(default_factory=list)
-    strokes: list[Stroke] = field(default_factory=list)
-    labels: list[Label] = field(default_factory=list)
-
-
-def width_of(text: str, size: int) -> float:
-    return len(text) * ADVANCE * size
-
-
-def cut(text: str, room: float, size: int) -> str:
-    """The text as far as it fits, with an ellipsis where it does not."""
-    length = int(room / (ADVANCE * size))
-    return text if len(text) <= length else text[: max(0, length - 1)] + "…"
 
 
 class Scale:
@@ -149,7 +82,7 @@ class Scale:
 
 def layout(plan: Plan) -> Drawing:
     """The picture of a plan."""
-    drawing = Drawing()
+    drawing = Drawing(BAND + 2 * MARGIN)
     y = _legend(drawing, plan)
     for cluster in plan.clusters:
         y += 34
@@ -284,7 +217,8 @@ def _pool(
     shown = name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
     use = f"{pool.used}/{number(pool.size)}"
     title = printable(
-        f"{pool.name}: {pool.kind}, {pool.used} of {pool.size} in use, {pool.cooling} cooling"
+        f"{pool.name}: {pool.kind}, {pool.used} of {pool.size} in use, {pool.cooling} cooling,"
+        f" {pool.retained} retained"
     )
     widest: tuple[float, float] = (0.0, 0.0)
     placed = False
@@ -350,7 +284,7 @@ def _callouts(drawing: Drawing, unplaced: Sequence[tuple[float, str]], bottom: f
     y = bottom + (16 + max(lane for _, lane in placed) * LINE if placed else 0)
     if rest:
         text = "also, from left to right: " + ", ".join(text for _, text in sorted(rest))
-        for line in wrap(text, int(BAND / (ADVANCE * SMALL))):
+        for line in wrap(text, int(BAND / (ADVANCE * SMALL)), break_on_hyphens=False):
             y += LINE
             drawing.labels.append(Label(MARGIN, y, line, SMALL))
     return y + 6

@@ -47,6 +47,7 @@ class Space:
     slots: Mapping[str, SlotMap]
     totals: Mapping[str, Ranges]
     pools: dict[str, Block] = field(default_factory=dict)
+    _free: dict[tuple[str, str | None], Ranges] = field(default_factory=dict)
 
     def nested(self, pool: str) -> Iterator[str]:
         return (name for name, block in self.pools.items() if block.parent == pool)
@@ -58,9 +59,15 @@ class Space:
         )
 
     def free(self, block: Block) -> Ranges:
-        """What a pool in this place can be carved from."""
+        """What a pool in this place can be carved from; remembered, since plans may be long."""
+        place = (block.network, block.parent)
+        if place not in self._free:
+            self._free[place] = self._reckoned(block)
+        return self._free[place]
+
+    def _reckoned(self, block: Block) -> Ranges:
         if block.parent is not None:
-            return self.own(block.parent) if block.parent in self.pools else Ranges()
+            return self.own(block.parent) if block.parent in self.pools else NOTHING
         return self.totals[block.network] - Ranges(
             interval
             for other in self.pools.values()
@@ -120,20 +127,24 @@ class Space:
 
     def make(self, move: Move) -> None:
         """Carries a possible move out; of a size the server's choice is taken to be its usual."""
-        if move.action == "delete":
-            del self.pools[move.pool]
-            return
         block = self.pools.get(move.pool) or move.block
         assert block is not None
+        free = self.free(block)
+        self._free.pop((block.network, move.pool), None)
+        if move.action == "delete":
+            self._free.pop((block.network, block.parent))
+            del self.pools[move.pool]
+            return
         if move.action == "shrink":
             gone = self.own(move.pool).tail(move.size) if move.ranges is None else move.ranges
             self.pools[move.pool] = replace(block, ranges=block.ranges - gone)
+            self._free[block.network, block.parent] = free | gone
             return
         taken = move.ranges
         if taken is None:
-            free = self.free(block)
             taken = free.block(move.size) or free.head(move.size)
         self.pools[move.pool] = replace(block, ranges=block.ranges | taken)
+        self._free[block.network, block.parent] = free - taken
 
 
 def ordered(space: Space, moves: Sequence[Move]) -> tuple[list[Move], list[tuple[Move, str]]]:
@@ -143,7 +154,7 @@ def ordered(space: Space, moves: Sequence[Move]) -> tuple[list[Move], list[tuple
     done: list[Move] = []
     while True:
         for move in waiting:
-            if space.obstacle(move) is None and not _comes_later(move, waiting):
+            if space.obstacle(move) is None:
                 break
         else:
             break
@@ -160,18 +171,3 @@ def _rank(move: Move) -> int:
     if move.action in FREEING:
         return 0
     return 1 if move.ranges is not None else 2
-
-
-def _comes_later(move: Move, waiting: Sequence[Move]) -> bool:
-    """Whether a move that takes any addresses must leave the choice to one that takes certain ones
-    from the same place."""
-    if move.action in FREEING or move.ranges is not None:
-        return False
-    assert move.block is not None
-    return any(
-        other.block is not None
-        and other.ranges is not None
-        and other.action not in FREEING
-        and (other.block.network, other.block.parent) == (move.block.network, move.block.parent)
-        for other in waiting
-    )

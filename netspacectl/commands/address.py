@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ipam_server.client import Client
 
 command = Noun("address", help="Addresses: who holds them, reservations.")
-STATES = ("used", "reserved", "cooling", "free")
+STATES = ("used", "reserved", "cooling", "retained", "free")
 PAGE = 500
 """Addresses in one question to the server."""
 
@@ -60,7 +60,8 @@ of_network = naming(
 @click.option(
     "--state",
     type=click.Choice(STATES),
-    help="Only in this state; free: released, and past the pool's cool-down.",
+    help="Only in this state; retained: kept for the pod that had it; free: released, and past the"
+    " pool's cool-down.",
 )
 @click.pass_obj
 def list_(app: App, /, **filters: str | None) -> None:
@@ -87,6 +88,27 @@ def list_(app: App, /, **filters: str | None) -> None:
 def show(app: App, address: str, network: str | None) -> None:
     """Show an address and who holds it or held it last."""
     write(app.output, _entry(app, address, network))
+
+
+@command.command(
+    "history",
+    examples=[
+        "netspacectl address history 10.91.0.16",
+        "netspacectl address history fd00:91::10 --network vlan910 -o json",
+    ],
+)
+@which
+@of_network
+@click.pass_obj
+def history(app: App, address: str, network: str | None) -> None:
+    """Show who holds an address and who held it before.
+
+    The latest stands first. How far back it goes, the server's configuration says.
+    """
+    answer = app.ask_in_cluster(
+        lambda client, cluster: client.address_history(cluster, address, network)
+    )
+    write(app.output, answer)
 
 
 @command.command(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import IO, TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 COLOURS: Final = {"+": "green", "~": "yellow", "-": "red", "!": "bright_red", "=": "bright_black"}
 
-INPUT: Final = "<input>"
-
 
 @click.command(
     "apply",
@@ -35,16 +34,16 @@ INPUT: Final = "<input>"
     ],
 )
 @click.option(
-    "--file",
     "-f",
     "files",
     multiple=True,
     required=True,
-    type=click.File("rb"),
+    type=click.Path(dir_okay=False, allow_dash=True),
+    metavar="FILE",
     help="A plan file, '-' for the input; repeatable, together they are one plan.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the difference and change nothing.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option(
     "--prune",
     is_flag=True,
@@ -52,7 +51,7 @@ INPUT: Final = "<input>"
 )
 @click.pass_context
 def command(
-    ctx: click.Context, files: Sequence[IO[bytes]], dry_run: bool, yes: bool, prune: bool
+    ctx: click.Context, files: Sequence[str], dry_run: bool, yes: bool, prune: bool
 ) -> None:
     """Bring clusters, networks and pools to what a file declares.
 
@@ -67,7 +66,7 @@ def command(
 
     app = ctx.ensure_object(App)
     try:
-        wanted = declared.read([declared.Source(_name(file), file.read()) for file in files])
+        wanted = declared.read([declared.Source(*_content(file)) for file in files])
     except Problem as problem:
         for error in problem.errors:
             click.echo(printable(error), err=True)
@@ -91,7 +90,7 @@ def command(
                 f"{len(found.refused)} of what is declared cannot be had: nothing was changed"
             )
         ctx.exit(exits.DIFFERS if found.steps else exits.DONE)
-    if not yes and (INPUT in map(_name, files) or not ask_person("Carry it out?")):
+    if not yes and ("-" in files or not ask_person("Carry it out?")):
         raise click.ClickException("nothing was changed: nobody said yes, and --yes was not given")
     done: list[Step] = []
 
@@ -143,8 +142,16 @@ def _only(wanted: Declared, cluster: str) -> Declared:
     return Declared(wanted.fabrics, {cluster: wanted.clusters[cluster]})
 
 
-def _name(file: IO[bytes]) -> str:
-    return INPUT if file.name in ("-", "<stdin>") else os.fsdecode(file.name)
+def _content(file: str) -> tuple[str, bytes]:
+    """A file's name and what stands in it."""
+    if file == "-":
+        return "<input>", sys.stdin.buffer.read()
+    try:
+        return printable(file), Path(file).read_bytes()
+    except OSError as error:
+        raise click.UsageError(
+            f"{file} cannot be read: {error.strerror}", click.get_current_context()
+        ) from None
 
 
 def _line(mark: str, line: str) -> None:

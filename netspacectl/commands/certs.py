@@ -56,7 +56,10 @@ def _issued(function: F) -> F:
 @click.option("--name", type=PersonName(), default="netspace", help="What it is called.")
 @force_option
 def ca(folder: Path | None, days: int, name: str, force: bool) -> None:
-    """Make an authority: ca.pem, which everybody gets, and ca.key, which nobody gets."""
+    """Make an authority.
+
+    ca.pem is for everybody, ca.key for nobody: it signs all other certificates.
+    """
     from netspacectl import certificates
 
     cert, key = _files(folder, "ca")
@@ -93,7 +96,10 @@ def server(name: str, hosts: tuple[str, ...], **where: Any) -> None:
 @click.argument("node", type=NODE)
 @_issued
 def node(cluster: str, node: str, **where: Any) -> None:
-    """Make a node's certificate, for its own pods in its own cluster."""
+    """Make a node's certificate.
+
+    With it a node asks for its own pods, in its own cluster.
+    """
     files = _issue("node", f"node-{cluster}-{node}", {"OU": cluster, "CN": node}, **where)
     click.echo(f"next: copy them to the node and name them in {NODE_CONF}:\n")
     click.echo(_yaml("server", *files))

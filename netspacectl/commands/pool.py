@@ -60,7 +60,8 @@ def one_of(size: str | None, ranges: Sequence[str]) -> None:
         " --range 10.92.0.16-10.92.0.31 --range 10.92.0.64/27 --namespace team-b --cooldown 5m",
         "netspacectl pool create orders-db --kind application --network vlan910 --parent tenant-a"
         " --size 8 --namespace team-a",
-        "netspacectl pool create default --kind default --network vlan910 --size 100",
+        "netspacectl pool create default --kind default --network vlan910 --size 100"
+        " --retention 24h",
     ],
 )
 @click.argument("pool", type=NAME)
@@ -98,6 +99,13 @@ def one_of(size: str | None, ranges: Sequence[str]) -> None:
     show_default=True,
     help="How long a released address rests before another pod gets it: 30s, 5m, 2h.",
 )
+@click.option(
+    "--retention",
+    type=Duration(),
+    default="0s",
+    show_default=True,
+    help="How long a released address is kept for the pod name that had it.",
+)
 @click.pass_obj
 def create(
     app: App,
@@ -109,6 +117,7 @@ def create(
     ranges: tuple[str, ...],
     namespaces: tuple[str, ...],
     cooldown: float,
+    retention: float,
 ) -> None:
     """Create a pool.
 
@@ -125,6 +134,7 @@ def create(
         size=size,
         namespaces=list(dict.fromkeys(namespaces)),
         cooldown=cooldown,
+        retention=retention,
     )
     write(app.output, app.ask_in_cluster(lambda client, cluster: client.create_pool(cluster, new)))
 
@@ -169,6 +179,11 @@ def show(app: App, pool: str) -> None:
     help="A namespace whose pods may no longer name it; repeatable.",
 )
 @click.option("--cooldown", type=Duration(), help="How long a released address rests.")
+@click.option(
+    "--retention",
+    type=Duration(),
+    help="How long a released address is kept for the pod name that had it.",
+)
 @click.pass_obj
 def change(
     app: App,
@@ -176,12 +191,13 @@ def change(
     added: tuple[str, ...],
     removed: tuple[str, ...],
     cooldown: float | None,
+    retention: float | None,
 ) -> None:
-    """Change who may name a pool, and its cool-down.
+    """Change who may name a pool, its cool-down and retention.
 
     Addresses that pods hold stay theirs.
     """
-    if not added and not removed and cooldown is None:
+    if not added and not removed and cooldown is None and retention is None:
         raise click.UsageError("nothing to change is given", click.get_current_context())
     both = set(added) & set(removed)
     if both:
@@ -193,7 +209,10 @@ def change(
         return [name for name in dict.fromkeys((*now.namespaces, *added)) if name not in removed]
 
     async def changed(client: Client, cluster: str) -> Pool:
-        wanted = ChangePool(cooldown=UNSET if cooldown is None else cooldown)
+        wanted = ChangePool(
+            cooldown=UNSET if cooldown is None else cooldown,
+            retention=UNSET if retention is None else retention,
+        )
         if added or removed:
             now = await client.pool(cluster, pool)
             wanted.namespaces, wanted.revision = namespaces(now), now.revision

@@ -13,9 +13,10 @@ from netspacectl.tree import Verb
 @click.command("status", cls=Verb, examples=["netspacectl status", "netspacectl status -o json"])
 @click.pass_obj
 def command(app: App) -> None:
-    """Show the server, its clusters and etcd.
+    """Show the servers, their clusters and etcd.
 
-    Of each cluster its leader and use, of etcd each member.
+    Of each cluster its leader and use, of each server its role and how many revisions it is behind,
+    of etcd each member.
     The exit status is 4 where the server answers but is not ready.
     """
     status = app.ask(lambda client: client.status())

@@ -66,7 +66,7 @@ def test_a_deposed_leaders_writes_are_refused_by_etcd_itself(etcd: Etcd) -> None
                 state = term_of(service).state
                 choice = choose(state, ask("late"), 0)
                 assert isinstance(choice, Choice)
-                late = allocation(state.keys, choice)
+                late = allocation(state.keys, choice, 0)
                 kv = await store.get(LEADER)
                 assert kv is not None
             async with serving(etcd.url, server="s2") as directory:

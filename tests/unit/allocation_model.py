@@ -30,6 +30,7 @@ class ModelPool:
     indices: set[int]
     namespaces: list[str]
     cooldown: int
+    retention: int
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Tenant:
     families: tuple[str, ...]
     pool: str
     generation: int
+    uid: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Past:
     name: Name | None
     order: tuple[int, int]
     at: int
+    uid: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ class Model:
     held: dict[Slot, Tenant] = field(default_factory=dict)
     past: dict[Slot, Past] = field(default_factory=dict)
     flying: set[Slot] = field(default_factory=set)
+    story: dict[Slot, list[tuple[Name | None, str]]] = field(default_factory=dict)
+
+    def remember(self, slot: Slot, past: Past | Tenant) -> None:
+        """Somebody else has the slot now."""
+        self.story.setdefault(slot, []).append((past.name, past.uid))
 
     def own(self, name: str) -> set[int]:
         """The indices of a pool that are in no pool nested in it."""
@@ -93,9 +101,21 @@ class Model:
         return slots[0] if slots else None
 
     def cooling(self, slot: Slot, now: int) -> bool:
+        """Nobody may have it but the name that had it: it rests, or is retained."""
         owner = self.owner(slot)
         past = self.past.get(slot)
-        return owner is not None and past is not None and past.at + self.pools[owner].cooldown > now
+        if owner is None or past is None:
+            return False
+        pool = self.pools[owner]
+        kept = past.name is not None and past.at + pool.retention > now
+        return kept or past.at + pool.cooldown > now
+
+    def retained(self, slot: Slot) -> bool:
+        """What rests, rests for its name."""
+        owner = self.owner(slot)
+        assert owner is not None
+        pool = self.pools[owner]
+        return self.past[slot].name is not None and pool.retention > pool.cooldown
 
     def free(self, name: str) -> list[Slot]:
         """A pool's slots that nobody holds, is given or gives back, in the order of indices."""
@@ -236,10 +256,12 @@ class Model:
             return Expected("never", (never[0],), kept)
         if ready:
             return Expected("longest-released", (ready[0],), kept)
-        if ordered:
+        retained = [slot for slot in ordered if self.retained(slot)]
+        if len(ordered) > len(retained):
             return Expected("pool-cooling")
         used = sum((self.pools[pool].network, index) in self.held for index in self.own(pool))
-        return Expected("busy" if len(self.own(pool)) > used else "pool-exhausted")
+        busy = len(self.own(pool)) > used + len(retained)
+        return Expected("busy" if busy else "pool-exhausted")
 
 
 def _names(selection: Selection) -> bool:

@@ -14,9 +14,10 @@ from ipam_server import networks as network_rules
 from ipam_server import pools as pool_rules
 from ipam_server.allocator import Choice, choose
 from ipam_server.changes import Change, allocation, freeing
+from ipam_server.history import remembering
 from ipam_server.keys import SlotId
 from ipam_server.queues import ReleaseQueue
-from ipam_server.records import Holder, NetworkRecord, PoolRecord
+from ipam_server.records import Holder, Identity, NetworkRecord, PoolRecord, Release
 from ipam_server.state import ClusterState, NetworkState, PoolState
 from netspace.messages import (
     AllocateRequest,
@@ -32,6 +33,8 @@ from statestore import Compare, Delete, Event, KeyValue, Put, TxnResult
 from statestore.transactions import Target
 
 encode = msgspec.json.encode
+PLACES = 2
+"""Past holders that are kept of each slot."""
 
 
 class World:
@@ -155,9 +158,13 @@ class World:
         self.delete(self.keys.pool(name))
 
     def reserve(self, slot: SlotId, note: str = "") -> None:
-        put = Put(self.keys.slot(slot), encode(Holder(note=note)))
+        released = self.state.released(slot)
+        past = released.release if released else None
+        holder = Holder(note=note, turn=past.turn + 1 if past else 0)
+        put = Put(self.keys.slot(slot), encode(holder))
         then = (put, Delete(self.keys.released(slot)))
-        self.do(Change((Compare.absent(put.key),), then, put.key, put.value, (slot,)))
+        change = Change((Compare.absent(put.key),), then, put.key, put.value, (slot,))
+        self.do(remembering(change, self.state, slot, past, PLACES))
 
     # What nodes do
 
@@ -165,14 +172,31 @@ class World:
         """A choice, committed at once: its index and generation."""
         choice = choose(self.state, request, self.now)
         assert isinstance(choice, Choice)
-        return choice.slot[1], self.do(allocation(self.keys, choice))
+        return choice.slot[1], self.do(self.giving(choice))
+
+    def giving(self, choice: Choice) -> Change:
+        """The change that makes a choice true, the past holder kept."""
+        choice = choice.stamped(self.now, 1 + self.now // 1000)
+        change = allocation(self.keys, choice, self.now)
+        return remembering(change, self.state, choice.slot, choice.past, PLACES)
+
+    def past(self, slot: SlotId) -> list[tuple[Identity | None, str]]:
+        """The names and uids in a slot's history, the earliest first."""
+        prefix = self.keys.history_of(self.network(slot[0]).record.uid, slot[1])
+        found = [
+            msgspec.json.decode(kv.value, type=Release)
+            for key, kv in self.stored.items()
+            if key.startswith(prefix)
+        ]
+        ordered = sorted(found, key=lambda release: release.turn)
+        return [(release.identity, release.uid) for release in ordered]
 
     def freeing(self, slot: SlotId) -> Change:
         """The end of what holds the slot now."""
         held = self.state.held(slot)
         assert held is not None
         self.sequence += 1
-        return freeing(self.keys, slot, held, self.now, self.sequence)
+        return freeing(self.keys, slot, held, self.now, self.sequence, 1 + self.now // 1000)
 
     def release(self, slot: SlotId) -> int:
         return self.do(self.freeing(slot))
@@ -207,7 +231,7 @@ def summary(state: ClusterState) -> dict[str, Any]:
         "pools": {
             name: (
                 p.record, p.revision, p.own, p.size, p.used, p.never.ranges(), order(p.cooling),
-                order(p.ready),
+                order(p.retained), order(p.ready),
             )
             for name, p in state.pools.items()
         },
@@ -217,6 +241,7 @@ def summary(state: ClusterState) -> dict[str, Any]:
             for last, pool in network._owners
         },
         "strays": state.strays,
+        "buried": state.buried,
     }  # fmt: skip
 
 

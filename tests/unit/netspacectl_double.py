@@ -15,6 +15,7 @@ import msgspec
 from ipam_server.client import Client
 from netspace.messages import (
     AddressEntry,
+    AddressHistory,
     AddressPage,
     ChangeNetwork,
     ChangePool,
@@ -32,6 +33,7 @@ from netspace.messages import (
     Reserve,
     ResizePool,
     Status,
+    Tenancy,
 )
 from netspace.problems import Problem
 from netspace.tls import Tls
@@ -54,6 +56,7 @@ class MemoryClient(Client):
         self.pool_table: dict[str, Pool] = {}
         self.node_table: dict[str, Node] = {}
         self.entries: list[AddressEntry] = []
+        self.tenancies: list[Tenancy] = []
         self.state: Status | None = None
 
     def _note(self, *asked: Any) -> None:
@@ -210,6 +213,15 @@ class MemoryClient(Client):
                 return entry
         raise Problem("not-found", f"address {address} is in no network of cluster {cluster}")
 
+    async def address_history(
+        self, cluster: str, address: str, network: str | None = None
+    ) -> AddressHistory:
+        now = await self.address(cluster, address, network)
+        self._note("address_history", cluster, address, network)
+        return AddressHistory(
+            network=now.network, slot=now.slot, ipv4=now.ipv4, ipv6=now.ipv6, items=self.tenancies
+        )
+
     async def reserve(self, cluster: str, request: Reserve) -> AddressEntry:
         self._note("reserve", cluster, wired(request))
         return entry(ipv4=request.address, state="reserved", note=request.note)
@@ -278,9 +290,11 @@ def pool(**fields: Any) -> Pool:
         "ranges": ["10.91.0.2-10.91.0.65"],
         "namespaces": ["team-a"],
         "cooldown": 30.0,
+        "retention": 0.0,
         "size": "64",
         "used": 3,
         "cooling": 1,
+        "retained": 0,
         "free": "60",
         "never": "58",
     }

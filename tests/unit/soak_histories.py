@@ -279,9 +279,9 @@ class Model:
         slots = [slot for slot, _ in mine] or gone or free
         if not slots:
             return "refused", None
-        if mine:
+        if before := self.held.get(slots[0]):
             # What was superseded never comes back.
-            self.dead.add((each.container, mine[0][1].claim))
+            self.dead.add((before.container, before.claim))
         self.revision += 1
         self.held[slots[0]] = Tenant(each.container, each.claim, self.revision, each.pod)
         return "ok", answer(Place("red", slots[0], self.revision))

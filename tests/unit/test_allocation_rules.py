@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ipam_server import pools as pool_rules
 from ipam_server.allocations import _not_held
 from ipam_server.allocator import Choice, Repeat, Wait, choose
-from ipam_server.changes import Change, allocation, freeing
+from ipam_server.changes import Change, freeing
 from ipam_server.keys import slot_id
 from ipam_server.records import Holder, Release, slot_of
 from ipam_server.state import Held
@@ -37,7 +37,7 @@ from netspace.messages import (
 )
 from netspace.problems import Problem
 from tests.unit.allocation_model import Expected, Model, ModelNetwork, ModelPool, Past, Slot, Tenant
-from tests.unit.cluster_world import World, ask, order, summary
+from tests.unit.cluster_world import PLACES, World, ask, order, summary
 
 CONTAINERS = [f"c{number}" for number in range(8)]
 PODS = ["", "web-0", "web-1", "web-2"]
@@ -179,6 +179,7 @@ class Allocation(RuleBasedStateMachine):
             claim=self._claim(),
             removed=(tenant.container,) if told else (),
             selection=selection,
+            uid=data.draw(st.sampled_from([tenant.uid, "u1", "u2"])),
         )
         self._allocate(request, "commit")
 
@@ -220,9 +221,10 @@ class Allocation(RuleBasedStateMachine):
             families=expected.families,
             pool=decision.holder.pool,
             generation=0,
+            uid=request.pod.uid,
         )
         assert model.owner(decision.slot) == new.pool
-        self._end(allocation(world.keys, decision), decision.slot, new, end)
+        self._end(world.giving(decision), decision.slot, new, end)
 
     def _check_answer(self, choice: Choice, request: AllocateRequest, expected: Expected) -> None:
         """Both addresses or those of the families asked for, and of the slot asked for."""
@@ -263,7 +265,8 @@ class Allocation(RuleBasedStateMachine):
     def _free(self, slot: Slot, end: str) -> None:
         world = self.world
         change = world.freeing(slot)
-        past = Past(self.model.held[slot].name, (0, world.sequence), world.now)
+        tenant = self.model.held[slot]
+        past = Past(tenant.name, (0, world.sequence), world.now, tenant.uid)
         self._end(change, slot, past, end)
 
     @precondition(lambda self: self.ever)
@@ -310,7 +313,7 @@ class Allocation(RuleBasedStateMachine):
             assert self.world.commit(change) == [None]
             assert self.world.revision == revision
             del self.model.held[slot]
-            past = Past(new.name, (revision, self.world.sequence), self.world.now)
+            past = Past(new.name, (revision, self.world.sequence), self.world.now, new.uid)
             self.model.past[slot] = past
 
     def _end(self, change: Change, slot: Slot, new: Tenant | Past, end: str) -> None:
@@ -342,8 +345,12 @@ class Allocation(RuleBasedStateMachine):
             assert revision is not None
             self.model.flying.discard(slot)
             if isinstance(new, Tenant):
+                before = self.model.past.pop(slot, None) or self.model.held.get(slot)
+                if isinstance(before, Past) or (
+                    before and before.container != new.container and before.uid != new.uid
+                ):
+                    self.model.remember(slot, before)
                 self.model.held[slot] = replace(new, generation=revision)
-                self.model.past.pop(slot, None)
                 held = self.world.state.held(slot)
                 assert held is not None
                 self.ever.append((slot, held))
@@ -367,7 +374,8 @@ class Allocation(RuleBasedStateMachine):
         elif tenant is None and index in self.model.networks[network].usable:
             self.world.reserve(slot)
             self.model.held[slot] = Tenant("", "", "", None, None, (), "", self.world.revision)
-            self.model.past.pop(slot, None)
+            if past := self.model.past.pop(slot, None):
+                self.model.remember(slot, past)
 
     @precondition(lambda self: not self.flying)
     @rule(
@@ -387,6 +395,7 @@ class Allocation(RuleBasedStateMachine):
         indices=INDICES,
         namespaces=st.sampled_from([[], [], ["a"], ["a", "b"], ["*"]]),
         cooldown=st.sampled_from([0, 5, 30]),
+        retention=st.sampled_from([0, 0, 2, 60]),
     )
     def create_pool(
         self, place: dict[str, Any], size: int | None, indices: set[int], **given: Any
@@ -433,7 +442,7 @@ class Allocation(RuleBasedStateMachine):
         assert taken == named if named else taken <= unheld and len(taken) == int(new.size or 0)
         model.pools[new.name] = ModelPool(
             new.kind, new.network, new.parent, taken, pool.record.namespaces,
-            int(new.cooldown * 1000),
+            int(new.cooldown * 1000), int(new.retention * 1000),
         )  # fmt: skip
 
     def _carvable(self, network: str, parent: str | None) -> set[int]:
@@ -529,8 +538,15 @@ class Allocation(RuleBasedStateMachine):
         name=st.sampled_from(POOLS),
         namespaces=st.sampled_from([None, ["a"], ["b"], ["*"]]),
         cooldown=st.sampled_from([None, 0, 5, 30]),
+        retention=st.sampled_from([None, 0, 2, 60]),
     )
-    def change_pool(self, name: str, namespaces: list[str] | None, cooldown: float | None) -> None:
+    def change_pool(
+        self,
+        name: str,
+        namespaces: list[str] | None,
+        cooldown: float | None,
+        retention: float | None,
+    ) -> None:
         if name not in self.model.pools:
             return
         asked = ChangePool()
@@ -538,6 +554,8 @@ class Allocation(RuleBasedStateMachine):
             asked.namespaces = namespaces
         if cooldown is not None:
             asked.cooldown = cooldown
+        if retention is not None:
+            asked.retention = retention
         try:
             record = pool_rules.change(self.world.state, self.world.pool(name), asked)
         except Problem as problem:
@@ -546,6 +564,7 @@ class Allocation(RuleBasedStateMachine):
         self.world.rewrite(name, record)
         pool = self.model.pools[name]
         pool.namespaces, pool.cooldown = record.namespaces, int(record.cooldown * 1000)
+        pool.retention = int(record.retention * 1000)
 
     @precondition(lambda self: not self.flying)
     @rule(indices=st.sets(st.integers(2, 14), max_size=4))
@@ -598,7 +617,14 @@ class Allocation(RuleBasedStateMachine):
             assert pool.size == len(own)
             assert pool.used == sum((pool.record.network, i) in self.model.held for i in own)
             queued = [*pool.never.ranges(), *order(pool.cooling), *order(pool.ready)]
+            queued += order(pool.retained)
             assert sorted(queued) == [slot[1] for slot in self.model.free(name)]
+
+    @invariant()
+    def the_history_has_the_last_of_those_who_are_gone(self) -> None:
+        for name, network in self.model.networks.items():
+            for slot in ((name, index) for index in network.usable):
+                assert self.world.past(slot) == self.model.story.get(slot, [])[-PLACES:]
 
     @invariant()
     def a_reload_gives_the_same_state(self) -> None:

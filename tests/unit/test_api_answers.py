@@ -81,6 +81,16 @@ STATUS = m.Status(
         m.StoreMember(endpoint="http://e", version="3", size=1, leader=True, error=None),
     ],
 )
+CHANGED = m.Audited(
+    revision=17,
+    time="2026-01-01T00:00:00+00:00",
+    who="admin alice",
+    action="create",
+    kind="pool",
+    name="tenant-a",
+    before=None,
+    after={"kind": "netspace", "ranges": ["10.9.0.2-10.9.0.65"]},
+)
 ANSWERS: dict[str, Any] = {
     "own_status": SERVER_STATUS,
     "allocate": ALLOCATION,
@@ -115,6 +125,7 @@ ANSWERS: dict[str, Any] = {
     "create_fabric": FABRIC,
     "delete_fabric": None,
     "status": STATUS,
+    "audit": m.AuditPage(items=[CHANGED], next=None),
 }
 BODIES: dict[Any, m.Request] = {
     m.AllocateRequest: ALLOCATE,

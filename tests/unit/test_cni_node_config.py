@@ -122,3 +122,17 @@ def test_the_agent_without_a_server_says_so_and_ends_with_status_4(tmp_path: Pat
     assert done.exit_code == 4
     assert "nobody" in done.stdout
     assert "pending releases: 0 done, 0 left" in done.stdout
+
+
+def test_https_needs_an_authority_a_certificate_and_a_key() -> None:
+    secured = "cluster: a\nserver: {endpoints: ['https://a:1'], ca: /a, cert: /b, key: /c}"
+    tls = parse(secured.encode(), FILE).server.tls()
+    assert tls is not None
+    assert [str(path) for path in tls.files()] == ["/a", "/b", "/c"]
+    assert parse(b"cluster: a", FILE).server.tls() is None
+    for text in (
+        secured.replace(", cert: /b", ""),
+        "cluster: a\nserver: {endpoints: ['https://a:1']}",
+    ):
+        with pytest.raises(Problem, match="https needs ca, cert and key"):
+            parse(text.encode(), FILE)

@@ -99,6 +99,33 @@ def test_an_address_others_could_reach_is_refused_without_tls(tmp_path: Path, ur
     assert "without TLS" in fault
 
 
+TLS = "tls: {ca: /a, cert: /b, key: /c}"
+
+
+def test_with_tls_every_address_may_be_listened_on_by_https_alone(tmp_path: Path) -> None:
+    urls = "[https://0.0.0.0:8470, 'https://[::]:8470', unix:///a, http://127.0.0.1:1]"
+    found = config(tmp_path, f"listen: {urls}\n{TLS}")
+    assert [endpoint.tls for endpoint in found.listeners] == [True, True, False, False]
+    [fault] = faults(tmp_path, f"listen: ['http://0.0.0.0:8470']\n{TLS}")
+    assert "write https" in fault
+
+
+def test_other_servers_are_told_an_address_that_they_can_reach(tmp_path: Path) -> None:
+    for urls, reached in (
+        ("[unix:///a, 'https://0.0.0.0:1', 'https://ipam-1:1']", "https://ipam-1:1"),
+        ("[unix:///a, 'https://[::]:1']", "unix:///a"),
+        ("[unix:///a]\nadvertise: https://b:1", "https://b:1"),
+    ):
+        assert config(tmp_path, f"listen: {urls}\n{TLS}").reached_at == reached
+
+
+def test_https_needs_certificates(tmp_path: Path) -> None:
+    [fault] = faults(tmp_path, "listen: ['https://127.0.0.1:8470']")
+    assert "tls.ca, tls.cert and tls.key" in fault
+    found = faults(tmp_path, "tls: {ca: /a}")
+    assert {fault.split(": ")[1] for fault in found} == {"tls.cert", "tls.key"}
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -173,7 +200,9 @@ def test_the_example_is_correct_and_shows_the_defaults() -> None:
 
 
 def test_the_example_documents_every_key() -> None:
-    uncommented = re.sub(r"(?m)^(\s*)# (advertise:|tls:|  (?:ca|cert|key):)", r"\1\2", EXAMPLE.read_text())
+    uncommented = re.sub(
+        r"(?m)^(\s*)# (advertise:|tls:|  (?:ca|cert|key):)", r"\1\2", EXAMPLE.read_text()
+    )
     assert written(yaml.safe_load(uncommented)) == keys(ServerConfig)
 
 

@@ -177,7 +177,9 @@ class TestExits:
 
     def test_statuses_that_are_given_are_those_that_are_documented(self) -> None:
         statuses = {exits.status_of_code(code) for code in KINDS}
-        assert statuses | {exits.DONE, exits.INTERRUPTED, exits.PIPE_CLOSED} == set(exits.MEANINGS)
+        assert statuses | {
+            *(exits.DONE, exits.DIFFERS, exits.INTERRUPTED, exits.PIPE_CLOSED)
+        } == set(exits.MEANINGS)
 
     def test_an_interruption_is_130_and_says_nothing(
         self, terminal: Terminal, capsys: Capture

@@ -1,0 +1,74 @@
+"""`netspacectl audit`: whether a cluster's stored state is as it must be, and mending what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from netspacectl import exits
+from netspacectl.app import App
+from netspacectl.output import dump
+from netspacectl.text import printable
+from netspacectl.tree import Verb
+
+if TYPE_CHECKING:
+    from netspace.upkeep import Inspection, Mended
+
+TIMEOUT = 120.0
+"""Seconds: a million addresses are read for it."""
+
+
+@click.command(
+    "audit",
+    cls=Verb,
+    examples=["netspacectl audit", "netspacectl audit --repair", "netspacectl audit -o json"],
+)
+@click.option("--repair", is_flag=True, help="Mend what can be mended safely.")
+@click.pass_context
+def command(ctx: click.Context, repair: bool) -> None:
+    """Check all rules of a cluster's stored state.
+
+    Of each finding: its code, what is wrong, why it matters, how it is mended, the keys. A server
+    reads etcd itself for it. What is mended with --repair frees no address and forgets no holder;
+    the rest is for a person to decide.
+    The exit status is 0 where nothing is wrong, or left to mend, and 5 where something is.
+    """
+    app: App = ctx.obj
+    app.timeout = max(app.timeout, TIMEOUT)
+    mended: Sequence[Mended] = ()
+    if repair:
+        answer = app.ask_in_cluster(lambda client, cluster: client.repair(cluster))
+        mended, found = answer.mended, answer.left
+        if app.output != "table":
+            dump(app.output, answer)
+    else:
+        found = app.ask_in_cluster(lambda client, cluster: client.inspect(cluster))
+        if app.output != "table":
+            dump(app.output, found)
+    if app.output == "table":
+        for line in (*_mended(mended), *_found(found)):
+            click.echo(printable(line))
+    ctx.exit(exits.DIFFERS if found.findings else exits.DONE)
+
+
+def _mended(mended: Sequence[Mended]) -> Iterator[str]:
+    for each in mended:
+        yield f"{'mended' if each.done else 'not mended'}: {each.what}"
+        if each.why:
+            yield f"  why     {each.why}"
+        yield from (f"  key     {key}" for key in each.keys)
+
+
+def _found(found: Inspection) -> Iterator[str]:
+    for finding in found.findings:
+        yield f"{finding.code}: {finding.what}"
+        yield f"  why     {finding.why}"
+        yield f"  {'repair ' if finding.safe else 'by hand'} {finding.mend}"
+        yield from (f"  key     {key}" for key in finding.keys)
+    if found.more:
+        yield f"and {found.more} more"
+    count = len(found.findings) + found.more
+    said = f"{count} finding{'s' if count > 1 else ''}" if count else "nothing is wrong"
+    yield f"cluster {found.cluster}: {said} in {found.keys} keys at revision {found.revision}"
