@@ -17,12 +17,13 @@ NODES = 1000
 encode = msgspec.json.encode
 
 
-def request(tag: str, number: int) -> AllocateRequest:
-    """The `number`-th request under a tag of 8 hexadecimal digits; no two tags share a pod."""
+def request(tag: str, number: int, node: str = "") -> AllocateRequest:
+    """The `number`-th request under a tag of 8 hexadecimal digits; no two tags share a pod. `node`
+    asks; by default one of many."""
     return AllocateRequest(
         attachment=AttachmentId(container=container(tag, number), ifname=IFNAME),
         claim=f"{tag}{number:024x}",
-        node=f"node-{number % NODES:04d}",
+        node=node or f"node-{number % NODES:04d}",
         pod=Pod(
             namespace=f"tenant-{number % 97:02d}",
             name=f"web-{tag}-{number:010x}",

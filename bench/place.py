@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from bench import fill
+from bench.certificates import HOST
 from ipam_server.client import Client
 from lab import programs, server
 from lab.etcd import Etcd, free_ports
 from lab.processes import bound
 from netspace import messages as m
 from netspace.problems import Problem
+from netspace.tls import Tls
 
 LEADER_TTL = 2
 """Seconds that a silent leader keeps the others waiting: the least that etcd's leases can do."""
@@ -35,15 +37,16 @@ class Failed(Exception):
 
 
 class Server(server.Server):
-    """A netspace-server as it is delivered, on a port of loopback."""
+    """A netspace-server as it is delivered, on ports of loopback: `host` without TLS, and `secure`
+    with it, which needs `tls` among the settings."""
 
     def __init__(self, folder: Path, name: str, etcd: str, **settings: Any) -> None:
         folder = folder / name
         folder.mkdir(parents=True, exist_ok=True)
-        self.host = f"127.0.0.1:{free_ports('127.0.0.1', 1)[0]}"
+        self.host, self.secure = (f"{HOST}:{port}" for port in free_ports(HOST, 2))
         url = f"http://{self.host}"
         config = {
-            "listen": [url],
+            "listen": [url, *([f"https://{self.secure}"] if "tls" in settings else [])],
             "name": name,
             "etcd": {"endpoints": [etcd]},
             "leader_ttl": LEADER_TTL,
@@ -144,11 +147,12 @@ class Place:
 
 
 class Bare:
-    """The process of `bench.bare`: a handler that does nothing."""
+    """The process of `bench.bare`: a handler that does nothing, behind mutual TLS if `tls`."""
 
-    def __init__(self, folder: Path, *files: Path) -> None:
-        port = free_ports("127.0.0.1", 1)[0]
-        self.host = f"127.0.0.1:{port}"
+    def __init__(self, folder: Path, tls: Tls | None = None) -> None:
+        port = free_ports(HOST, 1)[0]
+        self.host = f"{HOST}:{port}"
+        files = [] if tls is None else [tls.cert, tls.key, tls.ca]
         self._command = [*bound(), sys.executable, "-m", "bench.bare", str(port), *map(str, files)]
         self._log = folder / "bare.log"
         self._process: subprocess.Popen[bytes] | None = None

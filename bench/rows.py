@@ -18,18 +18,20 @@ from pathlib import Path
 from statistics import median
 from typing import Self
 
-from bench import attachments, fill, gap, load_wrk, raw
+from bench import attachments, certificates, fill, gap, load_wrk, raw
 from bench.figures import HELD, SHAPES, Figures
 from bench.generator import Asker, load
 from bench.load_wrk import LoadFailed
-from bench.place import Bare, Failed, Place
+from bench.place import Bare, Place
 from ipam_server.client import Client
 from netspace import messages as m
+from netspace.tls import Tls, client_context
 
 Say = Callable[[str], None]
 
 MILLION = HELD[-1]
 CONNECTIONS = 64
+NODE = "node-0001"
 IDLE = 2.0
 """Seconds without a request after which a server counts as idle."""
 
@@ -67,6 +69,8 @@ class Bench:
         self._folder, self._scale, self._figures, self._say = folder, scale, figures, say
         self._places: dict[str, Place] = {}
         self._stack = contextlib.AsyncExitStack()
+        self._ca = folder / "certificates"
+        self._server: Tls | None = None
         self._tags = (f"{number:08x}" for number in itertools.count())
 
     async def __aenter__(self) -> Self:
@@ -104,9 +108,16 @@ class Bench:
 
     # Places
 
-    async def _place(self, name: str) -> Place:
+    async def _papers(self) -> Tls:
+        """A server's certificate, and the authority that makes the nodes'."""
+        if self._server is None:
+            self._server = await asyncio.to_thread(certificates.server, self._ca)
+        return self._server
+
+    async def _place(self, name: str, tls: Tls | None = None) -> Place:
         if name not in self._places:
-            place = Place(self._folder / name)
+            files = {} if tls is None else {"tls": {k: str(getattr(tls, k)) for k in tls.__slots__}}
+            place = Place(self._folder / name, **files)
             self._places[name] = await self._stack.enter_async_context(place)
         return self._places[name]
 
@@ -144,6 +155,7 @@ class Bench:
                 for size in HELD[:-1]
             },
             f"alloc_per_s_held_{MILLION}": self._rate_million,
+            "alloc_per_s_64_mtls": self._rate_mtls,
         }
 
     async def _raw_puts(self) -> float:
@@ -160,6 +172,16 @@ class Bench:
         await place.serving("million")
         held = self._scale.held[MILLION]
         return (await self._allocate(place, "million", CONNECTIONS, held)).per_second
+
+    async def _rate_mtls(self) -> float:
+        """All from one node, since a certificate is one node's."""
+        place = await self._place("tls", tls=await self._papers())
+        cluster = await self._fresh(place)
+        path, host = f"/v1/clusters/{cluster}/allocations", place.server.secure
+        papers = await asyncio.to_thread(certificates.node, self._ca, cluster, NODE)
+        make = partial(_post, host, path, next(self._tags))
+        context = client_context(papers)
+        return (await load(host, make, CONNECTIONS, self._scale.seconds, context)).per_second
 
     async def _allocate(
         self, place: Place, cluster: str, connections: int, held: int
@@ -269,18 +291,17 @@ class Bench:
     # What the generators can do
 
     async def _generators(self) -> None:
-        tag = next(self._tags)
+        seconds, tls = self._scale.seconds, await self._papers()
         async with Bare(self._folder) as bare:
-            wrk = await load_wrk.allocations(
-                bare.host, "/v1", tag, CONNECTIONS, self._scale.seconds
-            )
+            wrk = await load_wrk.allocations(bare.host, "/v1", "0", CONNECTIONS, seconds)
+            own = await load(bare.host, partial(_post, bare.host, "/v1", "0"), CONNECTIONS, seconds)
+        async with Bare(self._folder, tls) as bare:
+            make, context = partial(_post, bare.host, "/v1", "0"), client_context(tls)
+            secure = await load(bare.host, make, CONNECTIONS, seconds, context)
+        for name, found in (("wrk", wrk), ("own_generator", own), ("own_generator_mtls", secure)):
+            self._figures.besides[f"{name}_alone_per_s"] = found.per_second
 
-            def request(number: int) -> bytes:
-                body = attachments.encode(attachments.request(tag, number))
-                return attachments.post(bare.host, "/v1", body)
 
-            own = await load(bare.host, request, CONNECTIONS, self._scale.seconds)
-        self._figures.besides["wrk_alone_per_s"] = wrk.per_second
-        self._figures.besides["own_generator_alone_per_s"] = own.per_second
-        if min(wrk.per_second, own.per_second) <= 0:
-            raise Failed("a generator did nothing")
+def _post(host: str, path: str, tag: str, number: int) -> bytes:
+    body = attachments.encode(attachments.request(tag, number, NODE))
+    return attachments.post(host, path, body)

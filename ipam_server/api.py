@@ -20,9 +20,8 @@ from ipam_server.directory import Directory
 from ipam_server.peers import PASSED_ON
 from ipam_server.service import ClusterService
 from ipam_server.views import AddressFilter
-from netspace import callers, names
+from netspace import callers, names, upkeep
 from netspace import messages as m
-from netspace import upkeep
 from netspace.http_client import HttpClient
 from netspace.http_routes import Call, Relayed, Route, application
 from netspace.http_server import Limits

@@ -89,8 +89,11 @@ class Inspector:
                 gone = mending((Compare.modified_at(key, revision),), (Delete(key),))
                 what = f"an attachment names {where} that it does not hold"
                 found.append(Flaw("attachment-dangling", (key,), what, gone))
+        if self._timeless and (self._released or self._buried):
+            what = "something was released, but there is no clock that can be read"
+            found.append(Flaw("clock", (self.keys.clock,), what))
         for claim, (key, at, revision) in self._buried.items():
-            if at > self._time():
+            if at > self._time() and not self._timeless:
                 seen = Compare.modified_at(key, revision)
                 anew = Put(self.keys.buried(self._time(), claim), b"")
                 what = f"a claim was released {at - self._time()} ms after now, by the clock"
@@ -182,7 +185,7 @@ class Inspector:
             self._strays.append((stored.key, stored.mod_revision))
             return
         self._released[slot] = stored.mod_revision
-        if not 0 <= release.at <= self._time() or release.sequence < 0:
+        if not self._timeless and (not 0 <= release.at <= self._time() or release.sequence < 0):
             anew = msgspec.structs.replace(
                 release, at=self._time(), sequence=max(0, release.sequence)
             )
@@ -265,6 +268,11 @@ class Inspector:
         except (ValueError, IndexError):
             self._named(stored, parts, b"")
             return None
+
+    @property
+    def _timeless(self) -> bool:
+        """Whether nobody knows the cluster's time; nothing is measured then."""
+        return self._clock is None and not self._now
 
     def _time(self) -> int:
         return max(self._now, self._clock or 0)

@@ -51,6 +51,11 @@ class Proxy:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def connected(self) -> tuple[str, ...]:
+        """Who has connections."""
+        return tuple(self._writers.values())
+
     def cut(self, name: str | None = None) -> None:
         """Reset all connections, or those of one; new ones are taken."""
         for writer, who in self._writers.items():

@@ -1,4 +1,4 @@
-"""`netspacectl audit`: whether a cluster's stored state is as it must be, and mending what is not."""
+"""`netspacectl audit`: whether a cluster's stored state is as it must be, and mending."""
 
 from __future__ import annotations
 

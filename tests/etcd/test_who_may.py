@@ -25,7 +25,7 @@ from netspacectl.app import App
 from netspacectl.main import run
 from statestore import Store
 from tests.etcd.service_world import ask, make, serving
-from tests.etcd.test_tls import free_port
+from tests.tls_served import free_port
 
 Make = Callable[..., Server]
 

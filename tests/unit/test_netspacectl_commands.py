@@ -24,6 +24,7 @@ from netspace.messages import (
     ResizePool,
     ServerStatus,
     Status,
+    Tenancy,
     StoreMember,
 )
 from netspace.problems import Problem
@@ -128,9 +129,27 @@ class TestOutput:
             "SIZE": "64",
             "USED": "3",
             "COOLING": "1",
+            "RETAINED": "0",
             "FREE": "60",
             "NAMESPACES": "team-a",
         }
+
+    def test_an_address_shows_who_held_it_and_when(
+        self, terminal: Terminal, capsys: Capture
+    ) -> None:
+        since = "2026-01-02T03:04:05+00:00"
+        terminal.client.tenancies = [
+            Tenancy(since=since, until=None, namespace="team-a", pod="web-0", node="node-1"),
+            Tenancy(since=None, until=since, note="printer"),
+        ]
+        assert terminal.run("address", "history", "10.91.0.16") == 0
+        table = capsys.readouterr().out.partition("\n\n")[2]
+        rows = [line.split() for line in table.splitlines()]
+        assert rows == [
+            ["SINCE", "UNTIL", "POD", "UID", "NODE", "NOTE"],
+            [since, "-", "team-a/web-0", "-", "node-1", "-"],
+            ["-", since, "-", "-", "-", "printer"],
+        ]
 
     def test_networks_show_vlan_subnets_and_use(self, terminal: Terminal, capsys: Capture) -> None:
         assert terminal.run("network", "list") == 0

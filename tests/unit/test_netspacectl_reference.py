@@ -89,7 +89,7 @@ class TestThePage:
             f"certs {whose}" for whose in ("ca", "server", "node", "controller", "admin")
         }
         assert {words.split()[-1] for words in VERBS if not words.startswith("certs ")} == {
-            *("create", "list", "show", "change", "delete"),
+            *("create", "list", "show", "change", "delete", "history"),
             *("grow", "shrink", "reserve", "unreserve", "release", "status", "completion"),
             *("plan", "apply", "export"),
         }
