@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 from lab import programs
@@ -27,8 +26,8 @@ def node(folder: Path, cluster: str, name: str) -> Tls:
 
 
 def _certs(folder: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "netspacectl.main", "certs", *arguments, "--dir", str(folder)]
-    subprocess.run(command, cwd=programs.CLONE, check=True, capture_output=True)
+    command = [programs.VENV / "bin" / "netspacectl", "certs", *arguments, "--dir", folder]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def _files(folder: Path, stem: str) -> Tls:

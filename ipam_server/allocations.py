@@ -13,6 +13,7 @@ from ipam_server.allocator import Choice, Repeat, Wait, choose
 from ipam_server.changes import burial
 from ipam_server.keys import SlotId
 from ipam_server.leading import LeaderRecord, Leading
+from ipam_server.reclaim import OperatorWord
 from ipam_server.serial import KeyedLocks
 from ipam_server.state import Held
 from ipam_server.term import Limits
@@ -123,11 +124,9 @@ class Allocations(Leading):
             held = term.state.held(slot)
             if held is None:
                 return m.Released(released=False, why="nobody holds the address")
-            if held.generation != generation:
-                return m.Released(
-                    released=False,
-                    why=f"the address was given again since: generation {held.generation}",
-                )
+            verdict = OperatorWord(generation).verdict(slot, held)
+            if not verdict.proved:
+                return m.Released(released=False, why=verdict.missing)
             await self._commit_audited(term, term.freeing(slot, held))
             return m.Released(released=True, why="released")
 

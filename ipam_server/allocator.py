@@ -7,7 +7,8 @@ The order of choice
 4. A restart (the name was seen before): its own last slot if free, whose cool-down does not bind
    it, else the pool's last released slot that has cooled down.
 5. New: never-used slots in order, then the longest-released one that has cooled down.
-6. Nothing is left: an error that says how the pool stands.
+6. Nothing can be given: an elastic pool grows, in the same step, before anybody waits.
+7. It cannot grow: an error that says how the pool stands.
 
 The slot of an interface that this node has seen to be gone is taken over by the pod's new sandbox;
 until then an old holder keeps its slot, whatever the new pod is called.
@@ -20,6 +21,7 @@ from typing import Literal
 
 import msgspec
 
+from ipam_server.elastic import Resize, growth
 from ipam_server.keys import SlotId
 from ipam_server.records import Holder, Identity, Release
 from ipam_server.state import ClusterState, Held, PoolState
@@ -37,7 +39,8 @@ How = Literal[
 class Choice:
     """The slot chosen and who is to hold it. `replaces`: the holder whose slot is rewritten, at the
     generation that the transaction compares. `since`: the revision of the slot's release, compared
-    as well; 0 for a slot that nobody has had. `past`: who had it before, for its history."""
+    as well; 0 for a slot that nobody has had. `past`: who had it before, for its history. `grown`:
+    how the pool grows in the same step, since the slot is not its own yet."""
 
     slot: SlotId
     holder: Holder
@@ -45,6 +48,7 @@ class Choice:
     replaces: Held | None = None
     since: int = 0
     past: Release | None = None
+    grown: Resize | None = None
 
     def stamped(self, at: int, said: int) -> Choice:
         """The choice with the time of day on it (Unix seconds), and the cluster's clock."""
@@ -66,9 +70,10 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The answer depends on a transaction under way for this slot."""
+    """The answer depends on a transaction under way for this slot, or for a pool of this network
+    that grows or shrinks."""
 
-    slot: SlotId
+    slot: SlotId | str
 
 
 def choose(state: ClusterState, request: AllocateRequest, now: int) -> Choice | Repeat | Wait:
@@ -183,7 +188,16 @@ def _from_pool(
         return _take(state, request, pool, (network, index), families, "never")
     if (index := pool.ready.longest()) is not None:
         return _take(state, request, pool, (network, index), families, "longest-released")
-    raise _exhausted(state, pool, now)
+    if pool.record.elastic is not None and network in state.resizing:
+        return Wait(network)
+    grown = growth(state, pool, now)
+    if isinstance(grown, Resize):
+        # It was picked so that all of it can be given at once.
+        index = next((i for i in grown.block if state.released((network, i)) is None), None)
+        how: How = "longest-released" if index is None else "never"
+        slot = (network, grown.block.first if index is None else index)
+        return replace(_take(state, request, pool, slot, families, how), grown=grown)
+    raise _exhausted(state, pool, now, grown)
 
 
 def _returned(state: ClusterState, identity: Identity | None, mine: list[SlotId]) -> SlotId | None:
@@ -269,11 +283,14 @@ def _holder(
     )
 
 
-def _exhausted(state: ClusterState, pool: PoolState, now: int) -> Problem:
+def _exhausted(state: ClusterState, pool: PoolState, now: int, why: str) -> Problem:
+    """`why`: why it does not grow, where it is elastic."""
     cooling = pool.cooling.longest()
     use = f"pool {pool.name} has {pool.size} addresses, {pool.used} used"
     if pool.retained:
         use += f" and {len(pool.retained)} retained for the pods that had them"
+    if why:
+        use += f"; {why}"
     busy = pool.size - pool.used - len(pool.cooling) - len(pool.retained)
     if cooling is not None:
         left = state.rest_left((pool.record.network, cooling), now) / 1000

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ipam_server.allocator import Choice
+from ipam_server.elastic import Resize
 from ipam_server.keys import Keys, SlotId
 from ipam_server.records import stored_slot
 from ipam_server.state import Held
@@ -22,6 +23,7 @@ class Change:
     """One nested transaction. It landed if afterwards the key `probe` has the value `expected`
     (None: if the key is gone). `slots` are kept from other choices until it is decided. `shared`:
     it compares keys that other clusters' leaders write, so a conflict says nothing of this state.
+    `resizes`: the network of which a pool grows or shrinks; one at a time.
     """
 
     compares: tuple[Compare, ...]
@@ -30,6 +32,7 @@ class Change:
     expected: bytes | None
     slots: tuple[SlotId, ...] = ()
     shared: bool = False
+    resizes: str | None = None
 
     @property
     def weight(self) -> int:
@@ -86,7 +89,20 @@ def allocation(keys: Keys, choice: Choice, at: int) -> Change:
         if choice.replaces.holder.claim != holder.claim:
             # A late copy of what was asked under it must not take the slot back.
             then = (*then, Put(keys.buried(at, choice.replaces.holder.claim), b""))
-    return Change(compares, then, put_slot.key, put_slot.value, (slot,))
+    if choice.grown is not None:
+        put_pool = Put(keys.pool(choice.grown.pool), encode(choice.grown.record))
+        compares = (*compares, Compare.modified_at(put_pool.key, choice.grown.revision))
+        then = (put_pool, *then)
+    network = slot[0] if choice.grown is not None else None
+    return Change(compares, then, put_slot.key, put_slot.value, (slot,), resizes=network)
+
+
+def resizing(keys: Keys, resize: Resize) -> Change:
+    """A pool that grows ahead of need or gives a block back."""
+    put = Put(keys.pool(resize.pool), encode(resize.record))
+    compares = (Compare.modified_at(put.key, resize.revision),)
+    network = resize.record.network
+    return Change(compares, (put,), put.key, put.value, resize.slots, resizes=network)
 
 
 def freeing(

@@ -46,7 +46,7 @@ from netspace.messages import (
 )
 from netspace.problems import Problem, invalid
 from netspace.tls import Tls
-from netspace.upkeep import Inspection, Repair
+from netspace.upkeep import AttachmentsReport, Inspection, NodeAttachments, Reclaimed, Repair
 
 A = TypeVar("A")
 
@@ -105,6 +105,25 @@ class Client:
         place = ("audit",) if cluster is None else ("clusters", cluster, "audit")
         target = _path(*place) + _query(limit=str(limit), after=after)
         return await self._ask("GET", target, AuditPage)
+
+    async def node_attachments(self, cluster: str, node: str) -> NodeAttachments:
+        """What the cluster has of the node's attachments."""
+        target = _path("clusters", cluster, "nodes", node, "attachments")
+        return await self._ask("GET", target, NodeAttachments)
+
+    async def report_attachments(
+        self, cluster: str, node: str, report: AttachmentsReport
+    ) -> NodeAttachments:
+        target = _path("clusters", cluster, "nodes", node, "attachments")
+        return await self._ask("PUT", target, NodeAttachments, report, repeat=True)
+
+    async def reclaimable(self, cluster: str) -> Reclaimed:
+        """What may be reclaimed, and what its proof lacks; nothing is freed."""
+        return await self._ask("GET", _path("clusters", cluster, "reclaim"), Reclaimed)
+
+    async def reclaim(self, cluster: str) -> Reclaimed:
+        """Frees what is proved to be nobody's."""
+        return await self._ask("POST", _path("clusters", cluster, "reclaim"), Reclaimed, repeat=True)
 
     async def inspect(self, cluster: str) -> Inspection:
         """What is wrong with the cluster's stored state."""

@@ -112,6 +112,13 @@ class HistoryConfig(Settings):
     days: Annotated[float, Field(gt=0, le=36_500)] = 90
 
 
+class ReclaimConfig(Settings):
+    """Seconds: between two reports of a node that prove a pod gone, and between two rounds."""
+
+    grace: Annotated[float, Field(ge=1, le=7 * 86400)] = 300
+    interval: Seconds = 30
+
+
 class ServerConfig(Settings):
     """conf/server.yaml."""
 
@@ -125,6 +132,7 @@ class ServerConfig(Settings):
     clock_interval: Seconds = 5.0
     limits: LimitsConfig = LimitsConfig()
     audit: AuditConfig = AuditConfig()
+    reclaim: ReclaimConfig = ReclaimConfig()
     history: HistoryConfig = HistoryConfig()
     log_level: Level = "info"
 

@@ -148,7 +148,8 @@ class Directory:
         service = self.cluster(name)
         await service.dissolve()
         self._own_word[name] = service.state.revision
-        await self._stop(name)
+        self._services.pop(name, None)
+        await service.close()
         await self._write((), Delete(keys.Keys(name).clock))
         with self._told():
             await self._store.delete_prefix(keys.Keys(name).histories)

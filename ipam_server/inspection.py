@@ -17,6 +17,7 @@ from ipam_server.flaws import Flaw, mending
 from ipam_server.inspection_pools import Layout
 from ipam_server.keys import Keys, SlotId
 from ipam_server.records import (
+    AbsencesRecord,
     Holder,
     NetworkRecord,
     NodeRecord,
@@ -54,6 +55,7 @@ class Inspector:
         self._strays: list[tuple[bytes, int]] = []
         self._held_strays: set[str] = set()
         self._checks: dict[str, Callable[[KeyValue, tuple[str, ...]], None]] = {
+            "absences": self._absences,
             "attachments": self._attachment,
             "audit": self._audit,
             "buried": self._burial,
@@ -127,6 +129,9 @@ class Inspector:
         return False
 
     # One method for each kind of key
+
+    def _absences(self, stored: KeyValue, parts: tuple[str, ...]) -> None:
+        self._read(stored, lambda value: msgspec.json.decode(value, type=AbsencesRecord))
 
     def _attachment(self, stored: KeyValue, parts: tuple[str, ...]) -> None:
         if len(parts) != 2 or not all(parts):

@@ -8,6 +8,7 @@
                                  /networks/NETWORK
                                  /pools/POOL
                                  /nodes/NODE
+                                 /absences/NODE           what its last report missed
                                  /slots/NETWORK/INDEX     the holder
                                  /released/NETWORK/INDEX  who held it last
                                  /attachments/CONTAINER/IFNAME   which slot
@@ -38,6 +39,7 @@ Kind = Literal[
     "networks",
     "pools",
     "nodes",
+    "absences",
     "slots",
     "released",
     "attachments",
@@ -90,6 +92,9 @@ class Keys:
 
     def node(self, name: str) -> bytes:
         return self.prefix + b"nodes/" + name.encode()
+
+    def absences(self, node: str) -> bytes:
+        return self.prefix + b"absences/" + node.encode()
 
     def slot(self, slot: SlotId) -> bytes:
         return self.prefix + b"slots/%s/%032x" % (slot[0].encode(), slot[1])

@@ -57,6 +57,7 @@ class Leading:
         self._leading = asyncio.Event()
         self._retired = False
         self._running: asyncio.Task[None] | None = None
+        self._retiring: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         value = msgspec.json.encode(server)
         self._election = Leadership(store, Keys(name).leader, value, ttl)
@@ -68,8 +69,13 @@ class Leading:
 
     async def retire(self) -> None:
         """Decides nothing more, lets what is under way finish, and gives leadership up; what is
-        asked from then on is for another server. It follows on."""
+        asked from then on is for another server. It follows on. Done once, however often asked."""
         self._retired = True
+        if self._retiring is None:
+            self._retiring = asyncio.create_task(self._retire(), name=f"retiring {self.name}")
+        await asyncio.shield(self._retiring)
+
+    async def _retire(self) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._limits.timeout)
         if self._running is not None:

@@ -137,6 +137,8 @@ async def _directory(store: Store, config: ServerConfig) -> Directory:
         audit_age=config.audit.days * 86400,
         history_entries=config.history.entries,
         history_age=config.history.days * 86400,
+        reclaim_grace=config.reclaim.grace,
+        reclaim_interval=config.reclaim.interval,
     )
     return await Directory.open(
         store,

@@ -12,7 +12,7 @@ import msgspec
 from ipam_server.networks import check_unchanged
 from ipam_server.records import PoolRecord, stored_ranges
 from ipam_server.state import ClusterState, NetworkState, PoolState
-from netspace.messages import ChangePool, NewPool, ResizePool
+from netspace.messages import ChangePool, Elastic, NewPool, ResizePool
 from netspace.problems import Problem, invalid
 from netspace.ranges import Ranges
 from netspace.slots import SlotError
@@ -34,7 +34,11 @@ def carve(state: ClusterState, new: NewPool) -> PoolRecord:
     namespaces = _namespaces(new.kind, new.namespaces, parent)
     free = _free(state, network, new.network, parent)
     source = _source(new.network, parent)
-    taken = _pick(network, free, new.ranges, new.size, source)
+    size = new.size
+    if new.elastic is not None and size is None and not new.ranges:
+        size = str(new.elastic.minimum)
+    taken = _pick(network, free, new.ranges, size, source)
+    _check_bounds(new.elastic, taken)
     return PoolRecord(
         kind=new.kind,
         network=new.network,
@@ -43,12 +47,13 @@ def carve(state: ClusterState, new: NewPool) -> PoolRecord:
         namespaces=namespaces,
         cooldown=new.cooldown,
         retention=new.retention,
+        elastic=new.elastic,
     )
 
 
 def change(state: ClusterState, pool: PoolState, asked: ChangePool) -> PoolRecord:
-    """The record after a change of who may name the pool, or how long its addresses rest or are
-    retained."""
+    """The record after a change of who may name the pool, how long its addresses rest or are
+    retained, or its bounds. A pool below its new minimum grows soon after."""
     check_unchanged(f"pool {pool.name}", pool.revision, asked.revision)
     record = pool.record
     if asked.namespaces is not msgspec.UNSET:
@@ -61,7 +66,11 @@ def change(state: ClusterState, pool: PoolState, asked: ChangePool) -> PoolRecor
         record = msgspec.structs.replace(record, cooldown=asked.cooldown)
     if asked.retention is not msgspec.UNSET:
         record = msgspec.structs.replace(record, retention=asked.retention)
-    if all(value is msgspec.UNSET for value in (asked.namespaces, asked.cooldown, asked.retention)):
+    if asked.elastic is not msgspec.UNSET:
+        _check_bounds(asked.elastic, pool.ranges)
+        record = msgspec.structs.replace(record, elastic=asked.elastic)
+    given = (asked.namespaces, asked.cooldown, asked.retention, asked.elastic)
+    if all(value is msgspec.UNSET for value in given):
         raise invalid("change", "it names nothing to change")
     return record
 
@@ -74,6 +83,7 @@ def grow(state: ClusterState, pool: PoolState, asked: ResizePool) -> PoolRecord:
     free = _free(state, network, pool.record.network, parent)
     source = _source(pool.record.network, parent)
     taken = _pick(network, free, asked.ranges, asked.size, source, beside=pool.ranges)
+    _check_bounds(pool.record.elastic, pool.ranges | taken)
     return msgspec.structs.replace(pool.record, ranges=stored_ranges(pool.ranges | taken))
 
 
@@ -121,7 +131,29 @@ def shrink(state: ClusterState, pool: PoolState, asked: ResizePool, now: int) ->
         raise Problem(
             "invalid", f"nothing would be left of pool {pool.name}", do="delete the pool instead"
         )
+    if pool.record.elastic is not None and left.size < pool.record.elastic.minimum:
+        raise invalid(
+            "size",
+            f"pool {pool.name} would have {left.size} addresses, and its minimum is"
+            f" {pool.record.elastic.minimum}",
+            do="shrink by less, or change its bounds first",
+        )
     return msgspec.structs.replace(pool.record, ranges=stored_ranges(left))
+
+
+def _check_bounds(bounds: Elastic | None, ranges: Ranges) -> None:
+    if bounds is None:
+        return
+    if bounds.maximum < bounds.minimum:
+        raise invalid(
+            "elastic", f"its maximum {bounds.maximum} is below its minimum {bounds.minimum}"
+        )
+    if ranges.size > bounds.maximum:
+        raise invalid(
+            "elastic",
+            f"the pool would have {ranges.size} addresses, and its maximum is {bounds.maximum}",
+            do="name a greater maximum or fewer addresses",
+        )
 
 
 def check_delete(state: ClusterState, pool: PoolState) -> None:

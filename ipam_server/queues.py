@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Iterator
 
-from netspace.ranges import Ranges
+from netspace.ranges import Interval, Ranges
 
 Order = tuple[int, int]
 """etcd's revision of the release, then its sequence number inside that revision: never a clock."""
@@ -33,39 +34,46 @@ class NeverUsed:
 
     def discard(self, index: int) -> None:
         """Takes the index out; nothing happens where it is not in."""
-        at = bisect_right(self._firsts, index) - 1
-        if at < 0 or index > self._lasts[at]:
-            return
-        first, last = self._firsts[at], self._lasts[at]
-        if first == last:
-            del self._firsts[at], self._lasts[at]
-        elif index == first:
-            self._firsts[at] = index + 1
-        elif index == last:
-            self._lasts[at] = index - 1
-        else:
-            self._lasts[at] = index - 1
-            self._firsts.insert(at + 1, index + 1)
-            self._lasts.insert(at + 1, last)
-        self.count -= 1
+        self.discard_all(index, index)
 
     def add(self, index: int) -> None:
         """Puts the index in; nothing happens where it is in."""
-        if index in self:
+        if index not in self:
+            self.add_all(index, index)
+
+    def discard_all(self, first: int, last: int) -> None:
+        """Takes out whatever of an interval is in."""
+        low = bisect_right(self._firsts, first) - 1
+        if low < 0 or self._lasts[low] < first:
+            low += 1
+        high = bisect_right(self._firsts, last)
+        if low >= high:
             return
-        at = bisect_right(self._firsts, index)
-        self._firsts.insert(at, index)
-        self._lasts.insert(at, index)
-        self.count += 1
-        if at + 1 < len(self._firsts) and self._firsts[at + 1] == index + 1:
-            self._lasts[at] = self._lasts[at + 1]
-            del self._firsts[at + 1], self._lasts[at + 1]
-        if at > 0 and self._lasts[at - 1] == index - 1:
-            self._lasts[at - 1] = self._lasts[at]
-            del self._firsts[at], self._lasts[at]
+        firsts, lasts = self._firsts[low:high], self._lasts[low:high]
+        left = [(firsts[0], first - 1)] if firsts[0] < first else []
+        right = [(last + 1, lasts[-1])] if lasts[-1] > last else []
+        self.count -= sum(lasts) - sum(firsts) + len(firsts)
+        self.count += sum(b - a + 1 for a, b in left + right)
+        self._firsts[low:high] = [a for a, _ in left + right]
+        self._lasts[low:high] = [b for _, b in left + right]
+
+    def add_all(self, first: int, last: int) -> None:
+        """Puts an interval in of which nothing is in."""
+        at = bisect_right(self._firsts, first)
+        self.count += last - first + 1
+        low = high = at
+        if at > 0 and self._lasts[at - 1] == first - 1:
+            low, first = at - 1, self._firsts[at - 1]
+        if at < len(self._firsts) and self._firsts[at] == last + 1:
+            high, last = at + 1, self._lasts[at]
+        self._firsts[low:high], self._lasts[low:high] = [first], [last]
+
+    def intervals(self) -> Iterator[Interval]:
+        """First and last index of each interval, the lowest first."""
+        return zip(self._firsts, self._lasts, strict=True)
 
     def ranges(self) -> Ranges:
-        return Ranges(zip(self._firsts, self._lasts, strict=True))
+        return Ranges(self.intervals())
 
 
 class ReleaseQueue:
@@ -102,6 +110,11 @@ class ReleaseQueue:
         else:
             self._sorted = False
         self._orders[index] = order
+
+    def __iter__(self) -> Iterator[int]:
+        """The longest released first."""
+        self._settle()
+        return iter(self._orders)
 
     def discard(self, index: int) -> None:
         self._orders.pop(index, None)

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from netspace.messages import LinkReport, PoolKind
+from netspace.messages import Elastic, LinkReport, PoolKind
 from netspace.ranges import Ranges
 from netspace.slots import Family, Mapping
 
@@ -71,11 +71,35 @@ class PoolRecord(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: list[str]
     cooldown: float
     retention: float = 0
+    elastic: Elastic | None = None
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     links: list[LinkReport]
+
+
+class Absence(msgspec.Struct, frozen=True, array_like=True):
+    """A generation that a node's report missed; `index` in hexadecimal, `since`: when it was first
+    missed, by the cluster's clock in milliseconds."""
+
+    network: str
+    index: str
+    generation: int
+    since: int
+
+    @property
+    def slot(self) -> tuple[str, int]:
+        return self.network, int(self.index, 16)
+
+
+class AbsencesRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node's last report missed. `at`: when it came, by the cluster's clock in milliseconds;
+    `seen`: the revision that the node had seen when it looked."""
+
+    at: int
+    seen: int
+    gone: list[Absence] = []
 
 
 class Holder(

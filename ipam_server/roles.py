@@ -41,6 +41,8 @@ TABLE: Final[dict[tuple[str, str], Who]] = {
     ("GET", f"{_C}/addresses"): IN_QUERY,
     ("GET", f"{_C}/nodes/{{node}}"): IN_PATH,
     ("PUT", f"{_C}/nodes/{{node}}"): IN_PATH,
+    ("GET", f"{_C}/nodes/{{node}}/attachments"): IN_PATH,
+    ("PUT", f"{_C}/nodes/{{node}}/attachments"): IN_PATH,
     ("GET", _C): CLUSTER,
     # A controller speaks for its cluster's objects. Networks are not among them: they lie in
     # fabrics, which clusters share.

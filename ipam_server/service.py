@@ -136,6 +136,7 @@ class ClusterService(Upkeep):
             keys = term.state.keys
             state = term.state
             stored = [*state.strays, *state.audit, *map(keys.node, state.nodes)]
+            stored += map(keys.absences, state.absences)
             stored += [keys.buried(at, claim) for claim, at in state.buried.items()]
             await self._delete(term, stored)
             entry = catalogue(self.name)

@@ -6,7 +6,7 @@ committed plus in-flight state.
 
 Invariants
 - A slot is held, or taken (in flight), or in exactly one queue of the one pool that owns it, or in
-  no pool. `_place` alone decides which.
+  no pool. `place` alone decides which.
 - An index belongs to the deepest pool that covers it: nested pools are taken from their parent.
 - Revisions come in order; what is not newer than the state is skipped, so that hearing of a change
   twice changes nothing.
@@ -24,6 +24,7 @@ import msgspec
 from ipam_server.keys import AttachmentKey, Keys, SlotId, slot_id
 from ipam_server.queues import NeverUsed, ReleaseQueue
 from ipam_server.records import (
+    AbsencesRecord,
     Holder,
     Identity,
     NetworkRecord,
@@ -34,6 +35,7 @@ from ipam_server.records import (
     decode_release,
     ranges_of,
 )
+from ipam_server.resizing import resize
 from netspace.ranges import Ranges
 from netspace.slots import SlotMap
 from statestore import Event
@@ -57,6 +59,13 @@ class Released(msgspec.Struct, frozen=True, gc=False):
     @property
     def order(self) -> tuple[int, int]:
         return self.revision, self.release.sequence
+
+
+class Absences(msgspec.Struct, frozen=True):
+    """What a node's last report missed, and the revision of the report."""
+
+    record: AbsencesRecord
+    revision: int
 
 
 def slot_map(record: NetworkRecord) -> SlotMap:
@@ -119,11 +128,12 @@ class NetworkState:
 
 class PoolState:
     """A pool and the queues of its free slots. `own`: its usable indices less nested pools'.
-    `retained`: released slots that are kept for the names that had them."""
+    `retained`: released slots that are kept for the names that had them. `peak`: the most that were
+    used at once since somebody looked."""
 
     __slots__ = (
-        "cooling", "name", "never", "own", "ranges", "ready", "record", "retained", "revision",
-        "size", "used",
+        "cooling", "name", "never", "own", "peak", "ranges", "ready", "record", "retained",
+        "revision", "size", "used",
     )  # fmt: skip
 
     def __init__(self, name: str, record: PoolRecord, revision: int) -> None:
@@ -133,13 +143,24 @@ class PoolState:
 
     def start(self, own: Ranges) -> None:
         """Begins anew with these own indices, all of them never used."""
-        self.own, self.size, self.used = own, own.size, 0
+        self.own, self.size, self.used, self.peak = own, own.size, 0, 0
         self.never = NeverUsed(own)
         self.cooling, self.retained, self.ready = ReleaseQueue(), ReleaseQueue(), ReleaseQueue()
 
-    def same_shape(self, record: PoolRecord) -> bool:
-        """Whether the record leaves the queues as they are: only who may name the pool differs."""
-        return self.record == msgspec.structs.replace(record, namespaces=self.record.namespaces)
+    def resizes(self, record: PoolRecord) -> bool:
+        """Whether the record changes nothing of the queues but how far they reach: no other field
+        than the ranges, who may name the pool and its bounds."""
+        return self.record == msgspec.structs.replace(
+            record,
+            namespaces=self.record.namespaces,
+            ranges=self.record.ranges,
+            elastic=self.record.elastic,
+        )
+
+    @property
+    def free(self) -> int:
+        """How many slots can be given now, as far as `settle` has found out."""
+        return self.never.count + len(self.ready)
 
     def retains(self, release: Release) -> bool:
         """Whether the slot is kept for the name that had it, beyond the cool-down."""
@@ -172,7 +193,8 @@ class ClusterState:
     `names`: the slots that a named pod holds or held last. `earlier`: how many held slots had the
     name before their present holder. `used_by`: held slots by node. `strays`: keys of networks that
     do not exist. `audit`: when each remembered change was made, by its key. `buried`: when each
-    claim was released, by the cluster's clock, about in that order."""
+    claim was released, by the cluster's clock, about in that order. `resizing`: networks of which a
+    pool grows or shrinks in a transaction under way."""
 
     name: str
     keys: Keys = field(init=False)
@@ -182,10 +204,12 @@ class ClusterState:
     networks: dict[str, NetworkState] = field(default_factory=dict)
     pools: dict[str, PoolState] = field(default_factory=dict)
     nodes: dict[str, NodeRecord] = field(default_factory=dict)
+    absences: dict[str, Absences] = field(default_factory=dict)
     attachments: dict[AttachmentKey, SlotId] = field(default_factory=dict)
     names: dict[Identity, tuple[SlotId, ...]] = field(default_factory=dict)
     earlier: dict[Identity, int] = field(default_factory=dict)
     taken: set[SlotId] = field(default_factory=set)
+    resizing: set[str] = field(default_factory=set)
     used_by: dict[str, int] = field(default_factory=dict)
     reshaped: set[str] = field(default_factory=set)
     strays: set[bytes] = field(default_factory=set)
@@ -255,12 +279,12 @@ class ClusterState:
     def take(self, slot: SlotId) -> None:
         """Keeps a slot away from every other choice until its transaction is decided."""
         self.taken.add(slot)
-        self._place(slot)
+        self.place(slot)
 
     def give_back(self, slot: SlotId) -> None:
         """The transaction is decided: what was applied meanwhile now counts."""
         self.taken.discard(slot)
-        self._place(slot)
+        self.place(slot)
 
     # Changing
 
@@ -294,6 +318,8 @@ class ClusterState:
                 self._apply_pool(names[0], value, event.mod_revision)
             case "nodes":
                 self._apply_node(names[0], value)
+            case "absences":
+                self._apply_absences(names[0], value, event.mod_revision)
             case "audit":
                 self._apply_audit(event.key, value)
             case "buried":
@@ -321,7 +347,8 @@ class ClusterState:
         pool = network.owner(slot[1])
         if pool is not None:
             pool.used += (value is not None) - (before is not None)
-        self._place(slot)
+            pool.peak = max(pool.peak, pool.used)
+        self.place(slot)
 
     def _apply_released(self, slot: SlotId, value: bytes | None, revision: int) -> None:
         network = self.networks[slot[0]]
@@ -332,7 +359,7 @@ class ClusterState:
             release = decode_release(value)
             network.released[slot[1]] = Released(release, revision)
             self._remember(release.identity, slot)
-        self._place(slot)
+        self.place(slot)
 
     def _apply_network(self, name: str, value: bytes | None, revision: int) -> None:
         if value is None:
@@ -353,9 +380,13 @@ class ClusterState:
                 self.reshaped.add(known.record.network)
             return
         record = msgspec.json.decode(value, type=PoolRecord)
-        if known is not None and known.same_shape(record):
-            known.record, known.revision = record, revision
-            return
+        if known is not None and known.resizes(record):
+            if known.record.ranges == record.ranges:
+                known.record, known.revision = record, revision
+                return
+            if record.network not in self.reshaped:
+                resize(self, known, record, revision)
+                return
         self.pools[name] = PoolState(name, record, revision)
         self.reshaped.add(record.network)
 
@@ -377,9 +408,16 @@ class ClusterState:
         else:
             self.nodes[name] = msgspec.json.decode(value, type=NodeRecord)
 
+    def _apply_absences(self, node: str, value: bytes | None, revision: int) -> None:
+        if value is None:
+            self.absences.pop(node, None)
+        else:
+            record = msgspec.json.decode(value, type=AbsencesRecord)
+            self.absences[node] = Absences(record, revision)
+
     # Keeping the derived parts true
 
-    def _place(self, slot: SlotId) -> None:
+    def place(self, slot: SlotId) -> None:
         """Puts a slot into the one queue where it belongs, or into none."""
         name, index = slot
         network = self.networks[name]
@@ -409,10 +447,10 @@ class ClusterState:
             owner = network.owner(index)
             if owner is not None:
                 owner.used += index in network.held
-                self._place((name, index))
+                self.place((name, index))
         for slot in self.taken:
             if slot[0] == name:
-                self._place(slot)
+                self.place(slot)
 
     def _count(self, holder: Holder, by: int) -> None:
         if holder.before is not None:

@@ -15,12 +15,13 @@ from datetime import UTC, datetime
 
 from ipam_server.allocator import Choice
 from ipam_server.audit import AuditRecord, audited, overdue
-from ipam_server.changes import Change, allocation, freeing
+from ipam_server.changes import Change, allocation, freeing, resizing
 from ipam_server.committer import Committer, Conflict, state_unavailable
+from ipam_server.elastic import Resize, ahead, shrinkage, spare
 from ipam_server.history import forgetting, page_after, remembering
 from ipam_server.keys import SlotId
 from ipam_server.records import Release
-from ipam_server.state import ClusterState, Held
+from ipam_server.state import ClusterState, Held, PoolState
 from netspace.callers import current
 from netspace.problems import Problem
 from statestore import Delete, Leader, Put, Store, Unavailable
@@ -38,7 +39,9 @@ class Limits:
     `timeout`: seconds a change may take. `clock_interval`: seconds between writes of the clock.
     `audit_entries`, `audit_age`: how many changes are remembered, and for how many seconds at most;
     looked at each `audit_interval`. `history_entries`, `history_age`: the same of the past holders
-    of each slot, of which some are looked at each `history_interval`."""
+    of each slot, of which some are looked at each `history_interval`. `pool_interval`: how often
+    elastic pools are looked at. `reclaim_grace`: seconds between two reports that prove a pod gone;
+    `reclaim_interval`: how often what was proved gone is freed."""
 
     max_operations: int = 128
     max_waiting: int = 10_000
@@ -50,6 +53,9 @@ class Limits:
     history_entries: int = 8
     history_age: float = 90 * 86400.0
     history_interval: float = 30.0
+    pool_interval: float = 1.0
+    reclaim_grace: float = 300.0
+    reclaim_interval: float = 30.0
 
 
 class Clock:
@@ -77,7 +83,7 @@ class Term:
         self._gate = asyncio.Event()
         self._gate.set()
         self._admin = asyncio.Lock()
-        self._waiters: dict[SlotId, list[asyncio.Future[None]]] = {}
+        self._waiters: dict[SlotId | str, list[asyncio.Future[None]]] = {}
         self._committer = Committer(
             store,
             leader.fence,
@@ -109,6 +115,7 @@ class Term:
                     self._keep_audit(),
                     self._keep_buried(),
                     self._keep_history(),
+                    self._keep_pools(),
                 )
             ]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -166,6 +173,8 @@ class Term:
         takes; what was not sent within the time limit is withdrawn."""
         for slot in change.slots:
             self.state.take(slot)
+        if change.resizes is not None:
+            self.state.resizing.add(change.resizes)
         try:
             pending = self._committer.put(change)
         except Problem:
@@ -178,8 +187,9 @@ class Term:
         finally:
             patience.cancel()
 
-    async def decided(self, slot: SlotId) -> None:
-        """Waits until the transaction under way for a slot is decided."""
+    async def decided(self, slot: SlotId | str) -> None:
+        """Waits until the transaction under way for a slot, or for a pool of a network that grows
+        or shrinks, is decided."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(slot, []).append(future)
         await self._bounded(future)
@@ -196,9 +206,15 @@ class Term:
     def _finished(self, change: Change) -> None:
         for slot in change.slots:
             self.state.give_back(slot)
-            for future in self._waiters.pop(slot, ()):
-                if not future.done():
-                    future.set_result(None)
+            self._wake(slot)
+        if change.resizes is not None:
+            self.state.resizing.discard(change.resizes)
+            self._wake(change.resizes)
+
+    def _wake(self, slot: SlotId | str) -> None:
+        for future in self._waiters.pop(slot, ()):
+            if not future.done():
+                future.set_result(None)
 
     def _tick(self) -> Put:
         return Put(self.state.keys.clock, b"%d" % self.clock.now())
@@ -229,6 +245,35 @@ class Term:
                     with contextlib.suppress(Problem, Conflict):
                         await self.submit(change)
             await asyncio.sleep(self.limits.history_interval)
+
+    async def _keep_pools(self) -> None:
+        """Lets elastic pools grow ahead of need and give back what is not needed."""
+        calm: dict[str, int] = {}
+        while True:
+            for name in sorted(self.state.pools):
+                await self.open()
+                pool = self.state.pools.get(name)
+                if pool is None or pool.record.network in self.state.resizing:
+                    continue
+                resize = self._resize(pool, calm)
+                if resize is not None:
+                    with contextlib.suppress(Problem, Conflict):
+                        await self.submit(resizing(self.state.keys, resize))
+            await asyncio.sleep(self.limits.pool_interval)
+
+    def _resize(self, pool: PoolState, calm: dict[str, int]) -> Resize | None:
+        """What is to become of a pool now; `calm`: since when pools were not needed whole."""
+        now = self.clock.now()
+        grown = ahead(self.state, pool, now)
+        count = 0 if grown else spare(self.state, pool, now)
+        bounds = pool.record.elastic
+        if not count or bounds is None:
+            calm.pop(pool.name, None)
+            return grown
+        if now - calm.setdefault(pool.name, now) < bounds.quiet * 1000:
+            return None
+        calm[pool.name] = now
+        return shrinkage(pool, count)
 
     async def _forget(self, keys: list[bytes]) -> None:
         for at in range(0, len(keys), FORGOTTEN):

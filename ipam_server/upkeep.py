@@ -81,7 +81,7 @@ class Upkeep(Allocations):
         )
 
     async def _all_fabrics(self, revision: int) -> dict[str, KeyValue]:
-        found = {}
+        found: dict[str, KeyValue] = {}
         async with contextlib.aclosing(
             self._store.pages(key_names.FABRICS, revision=revision)
         ) as pages:

@@ -98,6 +98,7 @@ def pool(state: ClusterState, known: PoolState, now: int) -> Pool:
         namespaces=record.namespaces,
         cooldown=record.cooldown,
         retention=record.retention,
+        elastic=record.elastic,
         size=str(known.size),
         used=known.used,
         cooling=len(known.cooling),

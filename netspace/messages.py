@@ -31,6 +31,8 @@ NamespaceOrAny = Annotated[str, Meta(pattern=names.either(names.NAMESPACE, r"\*"
 Namespaces = Annotated[list[NamespaceOrAny], Meta(max_length=10_000)]
 Revision = Annotated[int, Meta(ge=1)]
 PoolKind = Literal["application", "netspace", "default"]
+MOST = 2**53 - 1
+"""The largest number that every JSON reader keeps."""
 T = TypeVar("T")
 
 
@@ -139,8 +141,20 @@ class Network(Answer):
 # Pools
 
 
+class Elastic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The bounds of a pool that grows and shrinks by itself, nested pools counted, and by how many
+    addresses at once: as soon as fewer than `low` are free, and where more are left over than that
+    for `quiet` seconds."""
+
+    minimum: Annotated[int, Meta(ge=1, le=MOST)]
+    maximum: Annotated[int, Meta(ge=1, le=MOST)]
+    step: Annotated[int, Meta(ge=1, le=65_536)] = 8
+    low: Annotated[int, Meta(ge=0, le=65_536)] = 0
+    quiet: Seconds = 300
+
+
 class NewPool(Request):
-    """Either `ranges` or `size`. `parent` names the netspace pool that an application pool is
+    """Either `ranges` or `size`, or neither for an `elastic` pool of its minimum. `parent` names the netspace pool that an application pool is
     carved from; without it the space comes from the total pool. `cooldown`: how long a released
     address rests before another pod gets it. `retention`: how long a named pod's is kept for that
     name. `namespaces`: who may name it, `*` for all; a default pool needs none."""
@@ -154,6 +168,7 @@ class NewPool(Request):
     namespaces: Namespaces = []
     cooldown: Seconds = 30
     retention: Seconds = 0
+    elastic: Elastic | None = None
 
 
 class ChangePool(Request):
@@ -163,6 +178,7 @@ class ChangePool(Request):
     namespaces: Namespaces | UnsetType = UNSET
     cooldown: Seconds | UnsetType = UNSET
     retention: Seconds | UnsetType = UNSET
+    elastic: Elastic | None | UnsetType = UNSET
 
 
 class ResizePool(Request):
@@ -187,6 +203,7 @@ class Pool(Answer):
     namespaces: list[str]
     cooldown: float
     retention: float
+    elastic: Elastic | None
     size: Natural
     used: int
     cooling: int

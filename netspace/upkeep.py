@@ -1,8 +1,16 @@
-"""Messages of looking after a cluster's state: what is wrong with it, and what was mended."""
+"""Messages of looking after a cluster's state: what is wrong with it and what was mended, what nodes
+report of live attachments and what is reclaimed.
+"""
 
 from __future__ import annotations
 
-from netspace.messages import Answer
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from netspace import names
+from netspace.messages import Answer, Natural, Request
 
 
 class Finding(Answer):
@@ -43,3 +51,61 @@ class Repair(Answer):
 
     mended: list[Mended]
     left: Inspection
+
+
+class LiveAttachment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An interface that is there, or may be. `generation` 0: the node has lost which one it is."""
+
+    container: Annotated[str, Meta(pattern=names.CONTAINER)]
+    ifname: Annotated[str, Meta(pattern=names.IFNAME)]
+    generation: Annotated[int, Meta(ge=0)] = 0
+
+
+class AttachmentsReport(Request):
+    """All live attachments of a node, as its records and its kernel had them after it had seen the
+    revision `seen` of the state. Of allocations up to the revision `since` its records know
+    nothing: the report is not about them."""
+
+    seen: Annotated[int, Meta(ge=0)]
+    since: Annotated[int, Meta(ge=0)]
+    attachments: Annotated[list[LiveAttachment], Meta(max_length=10_000)]
+
+
+class NodeAttachments(Answer):
+    """`revision` is what the answering server has seen: for the next report. `held`: slots of the
+    node's pods; `missing`: how many of them its last report missed."""
+
+    node: str
+    revision: int
+    held: int
+    missing: int
+
+
+class Candidate(Answer):
+    """An address whose pod was missed by its node. `since` and `last`: seconds since it was first
+    missed and since the node's last report; `lacks`: what the proof needs still, or why it was not
+    freed. `proved`: nothing is lacking."""
+
+    network: str
+    slot: Natural
+    ipv4: str | None
+    ipv6: str | None
+    node: str
+    namespace: str
+    pod: str
+    container: str
+    ifname: str
+    generation: int
+    since: float
+    last: float
+    proved: bool
+    lacks: str
+
+
+class Reclaimed(Answer):
+    """`freed`: what was just reclaimed; `left`: the candidates there are now. `grace`: the seconds
+    between two reports that prove something."""
+
+    grace: float
+    freed: list[Candidate]
+    left: list[Candidate]

@@ -48,27 +48,27 @@ def command(ctx: click.Context, repair: bool) -> None:
         if app.output != "table":
             dump(app.output, found)
     if app.output == "table":
-        for line in (*_mended(mended), *_found(found)):
-            click.echo(printable(line))
+        for mark, text in (*_mended(mended), *_found(found)):
+            click.echo(f"{f'  {mark:8}' if mark else ''}{printable(text)}")
     ctx.exit(exits.DIFFERS if found.findings else exits.DONE)
 
 
-def _mended(mended: Sequence[Mended]) -> Iterator[str]:
+def _mended(mended: Sequence[Mended]) -> Iterator[tuple[str, str]]:
     for each in mended:
-        yield f"{'mended' if each.done else 'not mended'}: {each.what}"
+        yield "", f"{'mended' if each.done else 'not mended'}: {each.what}"
         if each.why:
-            yield f"  why     {each.why}"
-        yield from (f"  key     {key}" for key in each.keys)
+            yield "why", each.why
+        yield from (("key", key) for key in each.keys)
 
 
-def _found(found: Inspection) -> Iterator[str]:
+def _found(found: Inspection) -> Iterator[tuple[str, str]]:
     for finding in found.findings:
-        yield f"{finding.code}: {finding.what}"
-        yield f"  why     {finding.why}"
-        yield f"  {'repair ' if finding.safe else 'by hand'} {finding.mend}"
-        yield from (f"  key     {key}" for key in finding.keys)
+        yield "", f"{finding.code}: {finding.what}"
+        yield "why", finding.why
+        yield "repair" if finding.safe else "by hand", finding.mend
+        yield from (("key", key) for key in finding.keys)
     if found.more:
-        yield f"and {found.more} more"
+        yield "", f"and {found.more} more"
     count = len(found.findings) + found.more
     said = f"{count} finding{'s' if count > 1 else ''}" if count else "nothing is wrong"
-    yield f"cluster {found.cluster}: {said} in {found.keys} keys at revision {found.revision}"
+    yield "", f"cluster {found.cluster}: {said} in {found.keys} keys at revision {found.revision}"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
+import msgspec
 from msgspec import UNSET
 
-from netspace.messages import ChangePool, NewPool, Pool, PoolKind, ResizePool
+from netspace.messages import ChangePool, Elastic, NewPool, Pool, PoolKind, ResizePool
 from netspacectl.app import App
 from netspacectl.options import existing, naming
 from netspacectl.output import say, write, write_list
 from netspacectl.tree import Noun
 from netspacectl.views import POOLS
-from netspacectl.words import NAMESPACE_OR_ANY, Duration, Size, Span, label
+from netspacectl.words import NAMESPACE_OR_ANY, Bounds, Duration, Size, Span, label
 
 if TYPE_CHECKING:
     from ipam_server.client import Client
@@ -42,6 +43,54 @@ def space(what: str) -> Callable[[F], F]:
     return options
 
 
+def elastic(function: F) -> F:
+    """The options that bound a pool which grows and shrinks by itself."""
+    for option in reversed(
+        (
+            click.option(
+                "--elastic",
+                "bounds",
+                type=Bounds(),
+                help="Grow and shrink by itself between so many addresses: 4:64; none: a fixed"
+                " size.",
+            ),
+            click.option(
+                "--step",
+                type=click.IntRange(1, 65_536),
+                help="By how many addresses an elastic pool grows and shrinks at once.  [default:"
+                " 8]",
+            ),
+            click.option(
+                "--low",
+                type=click.IntRange(0, 65_536),
+                help="Grow as soon as fewer addresses than this are free.  [default: 0, when one"
+                " is needed]",
+            ),
+            click.option(
+                "--quiet",
+                type=Duration(),
+                help="How long addresses must have been left over before they are given back."
+                "  [default: 5m]",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def bounds_of(bounds: tuple[int, int] | None, before: Elastic | None, **given: Any) -> Elastic:
+    """The bounds given, the others as they were. Raises `click.UsageError` without any."""
+    if bounds is None and before is None:
+        raise click.UsageError(
+            "--step, --low and --quiet are for elastic pools: give --elastic too",
+            click.get_current_context(),
+        )
+    known = {} if before is None else msgspec.structs.asdict(before)
+    if bounds is not None:
+        known |= {"minimum": bounds[0], "maximum": bounds[1]}
+    return Elastic(**(known | {name: what for name, what in given.items() if what is not None}))
+
+
 def one_of(size: str | None, ranges: Sequence[str]) -> None:
     """Refuses both and neither."""
     if (size is None) == (not ranges):
@@ -59,9 +108,8 @@ def one_of(size: str | None, ranges: Sequence[str]) -> None:
         "netspacectl pool create tenant-b --kind netspace --network vlan920"
         " --range 10.92.0.16-10.92.0.31 --range 10.92.0.64/27 --namespace team-b --cooldown 5m",
         "netspacectl pool create orders-db --kind application --network vlan910 --parent tenant-a"
-        " --size 8 --namespace team-a",
-        "netspacectl pool create default --kind default --network vlan910 --size 100"
-        " --retention 24h",
+        " --elastic 4:64 --step 4 --namespace team-a --retention 24h",
+        "netspacectl pool create default --kind default --network vlan910 --size 100",
     ],
 )
 @click.argument("pool", type=NAME)
@@ -106,6 +154,7 @@ def one_of(size: str | None, ranges: Sequence[str]) -> None:
     show_default=True,
     help="How long a released address is kept for the pod name that had it.",
 )
+@elastic
 @click.pass_obj
 def create(
     app: App,
@@ -118,13 +167,23 @@ def create(
     namespaces: tuple[str, ...],
     cooldown: float,
     retention: float,
+    bounds: tuple[int, int] | Literal["none"] | None,
+    step: int | None,
+    low: int | None,
+    quiet: float | None,
 ) -> None:
     """Create a pool.
 
     It is carved from its network's total pool or from another pool.
     Give --size for the lowest free addresses, or --range for certain ones.
+    An elastic pool begins with its minimum if neither is given.
     """
-    one_of(size, ranges)
+    wanted = None
+    if bounds not in (None, "none") or any(each is not None for each in (step, low, quiet)):
+        pair = None if bounds == "none" else bounds
+        wanted = bounds_of(pair, None, step=step, low=low, quiet=quiet)
+    if wanted is None or (size is not None and ranges):
+        one_of(size, ranges)
     new = NewPool(
         name=pool,
         kind=kind,
@@ -135,6 +194,7 @@ def create(
         namespaces=list(dict.fromkeys(namespaces)),
         cooldown=cooldown,
         retention=retention,
+        elastic=wanted,
     )
     write(app.output, app.ask_in_cluster(lambda client, cluster: client.create_pool(cluster, new)))
 
@@ -158,6 +218,8 @@ def show(app: App, pool: str) -> None:
     "change",
     examples=[
         "netspacectl pool change tenant-a --cooldown 2h",
+        "netspacectl pool change tenant-a --elastic 8:128 --low 4",
+        "netspacectl pool change tenant-a --elastic none",
         "netspacectl pool change tenant-a --add-namespace team-c --remove-namespace team-a",
     ],
 )
@@ -184,6 +246,7 @@ def show(app: App, pool: str) -> None:
     type=Duration(),
     help="How long a released address is kept for the pod name that had it.",
 )
+@elastic
 @click.pass_obj
 def change(
     app: App,
@@ -192,12 +255,18 @@ def change(
     removed: tuple[str, ...],
     cooldown: float | None,
     retention: float | None,
+    bounds: tuple[int, int] | Literal["none"] | None,
+    step: int | None,
+    low: int | None,
+    quiet: float | None,
 ) -> None:
-    """Change who may name a pool, its cool-down and retention.
+    """Change who may name a pool, its cool-down, its retention and its bounds.
 
     Addresses that pods hold stay theirs.
     """
-    if not added and not removed and cooldown is None and retention is None:
+    tuned = any(each is not None for each in (step, low, quiet))
+    given = (bounds, cooldown, retention)
+    if not (added or removed or tuned) and all(each is None for each in given):
         raise click.UsageError("nothing to change is given", click.get_current_context())
     both = set(added) & set(removed)
     if both:
@@ -213,9 +282,17 @@ def change(
             cooldown=UNSET if cooldown is None else cooldown,
             retention=UNSET if retention is None else retention,
         )
-        if added or removed:
-            now = await client.pool(cluster, pool)
-            wanted.namespaces, wanted.revision = namespaces(now), now.revision
+        now = await client.pool(cluster, pool) if added or removed or bounds or tuned else None
+        if now is not None:
+            wanted.revision = now.revision
+        if now is not None and (added or removed):
+            wanted.namespaces = namespaces(now)
+        if bounds == "none":
+            if tuned:
+                bounds_of(None, None)
+            wanted.elastic = None
+        elif now is not None and (bounds is not None or tuned):
+            wanted.elastic = bounds_of(bounds, now.elastic, step=step, low=low, quiet=quiet)
         return await client.change_pool(cluster, pool, wanted)
 
     write(app.output, app.ask_in_cluster(changed))

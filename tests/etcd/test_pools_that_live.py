@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from ipam_server.term import Limits
 from lab.etcd import Etcd
+from netspace.messages import Elastic, NewPool, Selection
+from netspace.problems import Problem
 from statestore import Store
-from tests.etcd.service_world import ask, find, load, make, serving, until
+from tests.etcd.service_world import ask, check, find, load, make, serving, until
 from tests.etcd.test_service_allocating import release_of
 
 
@@ -50,5 +54,60 @@ def test_what_is_too_old_is_forgotten(etcd: Etcd) -> None:
                 return [item.pod for item in told.items] == ["web-2"]
 
             await until(forgotten)
+
+    asyncio.run(scenario())
+
+
+def test_64_pods_at_once_on_a_pool_that_grows_from_4_to_64_all_get_an_address(etcd: Etcd) -> None:
+    async def scenario() -> None:
+        async with serving(etcd.url) as directory, Store([etcd.url]) as store:
+            service = await make(directory)
+            bounds = Elastic(minimum=4, maximum=64, step=4)
+            await service.create_pool(
+                NewPool(
+                    name="team", kind="netspace", network="red", namespaces=["*"], elastic=bounds
+                )
+            )
+            team = Selection(netspace="team")
+            asked = [ask(f"c{n}", f"web-{n}", selection=team) for n in range(64)]
+            answers = await asyncio.gather(*map(service.allocate, asked))
+            assert len({answer.slot for answer in answers}) == 64
+            pool = await service.pool("team")
+            assert (pool.size, pool.used, len(pool.ranges)) == ("64", 64, 1)
+            await check(store, service, *answers)
+            with pytest.raises(Problem, match="its maximum is 64"):
+                await service.allocate(ask("c64", "web-64", selection=team))
+
+    asyncio.run(scenario())
+
+
+def test_another_leader_goes_on_growing_where_the_last_one_ended(etcd: Etcd) -> None:
+    async def scenario() -> None:
+        limits = Limits(timeout=5.0, pool_interval=0.05)
+        team = Selection(netspace="team")
+        async with serving(etcd.url, limits=limits) as directory:
+            service = await make(directory)
+            bounds = Elastic(minimum=2, maximum=8, step=2, low=1, quiet=0.2)
+            await service.create_pool(
+                NewPool(
+                    name="team", kind="netspace", network="red", namespaces=["*"], cooldown=0,
+                    elastic=bounds,
+                )
+            )  # fmt: skip
+            asked = [ask(f"c{n}", f"web-{n}", selection=team) for n in range(8)]
+            answers = [await service.allocate(request) for request in asked[:5]]
+        async with serving(etcd.url, limits=limits) as directory, Store([etcd.url]) as store:
+            service = await find(directory)
+            answers += await asyncio.gather(*map(service.allocate, asked[5:]))
+            await check(store, service, *answers)
+            assert (await service.pool("team")).size == "8"
+            for request in asked[1:]:
+                await service.release(release_of(request))
+
+            async def small() -> bool:
+                return (await service.pool("team")).size == "2"
+
+            await until(small)
+            await check(store, service, answers[0])
 
     asyncio.run(scenario())

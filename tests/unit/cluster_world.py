@@ -54,12 +54,15 @@ class World:
         """The change is on its way: its slots are kept from other choices."""
         for slot in change.slots:
             self.state.take(slot)
+        if change.resizes is not None:
+            self.state.resizing.add(change.resizes)
         return change
 
     def abandon(self, change: Change) -> None:
         """The change did not reach etcd."""
         for slot in change.slots:
             self.state.give_back(slot)
+        self.state.resizing.discard(change.resizes or "")
 
     def commit(self, *changes: Change) -> list[int | None]:
         """Carries the changes out in one outer transaction; where each of them landed."""

@@ -291,6 +291,7 @@ def pool(**fields: Any) -> Pool:
         "namespaces": ["team-a"],
         "cooldown": 30.0,
         "retention": 0.0,
+        "elastic": None,
         "size": "64",
         "used": 3,
         "cooling": 1,

@@ -19,6 +19,7 @@ from netspace import messages as m
 from netspace.http_routes import Route
 from netspace.http_server import Limits
 from netspace.problems import Problem
+from netspace.upkeep import Finding, Inspection, Mended, Repair
 from tests.api_double import ALLOCATE, ALLOCATION, NETWORK_VIEW, RELEASED, Answer, serving
 
 C = "/v1/clusters/east"
@@ -46,6 +47,7 @@ POOL = m.Pool(
     namespaces=["a"],
     cooldown=30,
     retention=0,
+    elastic=None,
     size="340282366920938463463374607431768211456",
     used=3,
     cooling=1,
@@ -93,7 +95,18 @@ CHANGED = m.Audited(
     before=None,
     after={"kind": "netspace", "ranges": ["10.9.0.2-10.9.0.65"]},
 )
+INSPECTION = Inspection(
+    cluster="east",
+    revision=9,
+    keys=20,
+    findings=[Finding(code="clock", keys=["k"], what="w", why="y", mend="m", safe=False)],
+    more=0,
+)
+MENDED = Mended(code="clock", keys=["k"], what="w", done=True)
+
 ANSWERS: dict[str, Any] = {
+    "inspect": INSPECTION,
+    "repair": Repair(mended=[MENDED], left=INSPECTION),
     "own_status": SERVER_STATUS,
     "allocate": ALLOCATION,
     "held": ALLOCATION,

@@ -44,6 +44,8 @@ MATRIX = {
     f"GET {C}/addresses": "ACN",
     f"GET {C}/nodes/{{node}}": "ACN",
     f"PUT {C}/nodes/{{node}}": "ACN",
+    f"GET {C}/nodes/{{node}}/attachments": "ACN",
+    f"PUT {C}/nodes/{{node}}/attachments": "ACN",
     f"GET {C}": "ACN",
     f"POST {C}/pools": "AC",
     f"PATCH {C}/pools/{{pool}}": "AC",

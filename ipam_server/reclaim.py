@@ -1,0 +1,149 @@
+"""Which addresses are reclaimed: pure decisions over the state and what witnesses say.
+
+A holder is gone where a witness proves it. A node proves it by two reports, a grace period of the
+cluster's clock apart, in which the attachment is missing and between which it was never there; an
+admin by a word that names the generation. Nobody's silence proves anything: neither a node that
+reports nothing, nor an allocation that is newer than what the node had seen when it looked.
+Reservations are no pod's, and nobody's report is about them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from ipam_server.keys import SlotId
+from ipam_server.records import Absence, AbsencesRecord
+from ipam_server.state import ClusterState, Held
+from netspace.upkeep import AttachmentsReport
+from statestore import Compare
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a holder is proved gone. `missing` says what the proof lacks; `since` when it was
+    first missed and `last` when it was last looked for, by the cluster's clock in milliseconds;
+    None where nobody looked. `compares`: the proof as stored, so that a newer one stops the
+    transaction that rests on it."""
+
+    proved: bool
+    missing: str = ""
+    since: int | None = None
+    last: int | None = None
+    compares: tuple[Compare, ...] = ()
+
+
+class Witness(Protocol):
+    """Somebody who can prove that a pod is gone."""
+
+    def verdict(self, slot: SlotId, held: Held) -> Verdict:
+        """What there is of a proof that this generation of the slot is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorWord:
+    """An admin who says that the holder of a generation is gone."""
+
+    generation: int
+
+    def verdict(self, slot: SlotId, held: Held) -> Verdict:
+        if held.generation == self.generation:
+            return Verdict(True)
+        return Verdict(False, f"the address was given again since: generation {held.generation}")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReports:
+    """What the nodes of a cluster have reported; `grace` in milliseconds."""
+
+    state: ClusterState
+    grace: int
+
+    def verdict(self, slot: SlotId, held: Held) -> Verdict:
+        node = held.holder.node
+        told = self.state.absences.get(node)
+        if held.holder.reserved:
+            return Verdict(False, "it is a reservation")
+        if told is None:
+            return Verdict(False, f"node {node} has not reported its attachments")
+        found = _entry(told.record, slot, held)
+        if found is None:
+            return Verdict(False, f"node {node} has not missed it since it was given")
+        since, last = found.since, told.record.at
+        compares = (Compare.modified_at(self.state.keys.absences(node), told.revision),)
+        left = self.grace - (last - since)
+        if left <= 0:
+            return Verdict(True, "", since, last, compares)
+        missing = (
+            f"a report of node {node} that misses it too, at least {left / 1000:.1f} s after the"
+            " last one"
+        )
+        return Verdict(False, missing, since, last, compares)
+
+
+def absences(
+    state: ClusterState,
+    held: Mapping[SlotId, Held],
+    node: str,
+    report: AttachmentsReport,
+    now: int,
+) -> AbsencesRecord:
+    """What is missing in a node's report of what the node holds (`held`). What was missing before
+    as well keeps its moment; what is there is forgotten."""
+    alive = {(each.container, each.ifname): each.generation for each in report.attachments}
+    told = state.absences.get(node)
+    missing = []
+    for slot, each in sorted(held.items()):
+        if not report.since < each.generation <= report.seen:
+            # The node's records do not reach back to it, or it is newer than the look at them.
+            continue
+        # A node without the record's contents reports generation 0: whichever it is.
+        if alive.get(each.holder.attachment, -1) in (0, each.generation):
+            continue
+        known = None if told is None else _entry(told.record, slot, each)
+        missing.append(known or Absence(slot[0], f"{slot[1]:x}", each.generation, now))
+    return AbsencesRecord(at=now, seen=report.seen, gone=missing)
+
+
+def held_by(state: ClusterState, node: str) -> Iterator[tuple[SlotId, Held]]:
+    """What a node's pods hold; costs what the cluster holds."""
+    for name, network in state.networks.items():
+        for index, held in list(network.held.items()):
+            if held.holder.node == node and not held.holder.reserved:
+                yield (name, index), held
+
+
+def complete(state: ClusterState, node: str, report: AttachmentsReport) -> bool:
+    """Whether all that the node holds is in its report; costs what the report has."""
+    present = 0
+    for each in report.attachments:
+        slot = state.attachments.get((each.container, each.ifname))
+        held = None if slot is None else state.held(slot)
+        present += (
+            held is not None
+            and held.holder.node == node
+            and each.generation in (0, held.generation)
+        )  # fmt: skip
+    return present == state.used_by.get(node, 0)
+
+
+def candidates(state: ClusterState, grace: int) -> list[tuple[SlotId, Held, Verdict]]:
+    """Everything that was missed by its node and is held still, with what its proof lacks."""
+    reports = NodeReports(state, grace)
+    found = []
+    for told in state.absences.values():
+        for entry in told.record.gone:
+            held = state.held(entry.slot)
+            if held is not None and held.generation == entry.generation:
+                verdict = reports.verdict(entry.slot, held)
+                if verdict.since is not None:
+                    found.append((entry.slot, held, verdict))
+    return sorted(found, key=lambda each: each[0])
+
+
+def _entry(record: AbsencesRecord, slot: SlotId, held: Held) -> Absence | None:
+    return next(
+        (e for e in record.gone if e.generation == held.generation and e.slot == slot), None
+    )
+

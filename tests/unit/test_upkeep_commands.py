@@ -1,0 +1,74 @@
+"""`netspacectl audit` and `netspacectl reclaim`: what they show, and their exit statuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from netspace.upkeep import Finding, Inspection, Mended, Repair
+from netspacectl import exits
+from tests.unit.netspacectl_double import MemoryClient, Terminal
+
+Capture = pytest.CaptureFixture[str]
+
+FINDING = Finding(
+    code="attachment-missing",
+    keys=["slots/red/7"],
+    what="10.0.0.7 is\x1b[31m not named",
+    why="it matters",
+    mend="write the key",
+    safe=True,
+)
+
+
+class Looking(MemoryClient):
+    """A server that has one finding until it is mended, if it can be."""
+
+    def __init__(self, *findings: Finding) -> None:
+        super().__init__("east")
+        self.findings = list(findings)
+
+    async def inspect(self, cluster: str) -> Inspection:
+        self._note("inspect", cluster)
+        return Inspection(
+            cluster=cluster, revision=9, keys=20, findings=list(self.findings), more=0
+        )
+
+    async def repair(self, cluster: str) -> Repair:
+        self._note("repair", cluster)
+        mended = [
+            Mended(code=each.code, keys=each.keys, what=each.what, done=True)
+            for each in self.findings
+            if each.safe
+        ]
+        self.findings = [each for each in self.findings if not each.safe]
+        return Repair(mended=mended, left=await self.inspect(cluster))
+
+
+def test_a_clean_state_is_status_0_in_one_line(capsys: Capture) -> None:
+    assert Terminal(Looking()).run("audit") == exits.DONE
+    assert capsys.readouterr().out == ("cluster east: nothing is wrong in 20 keys at revision 9\n")
+
+
+def test_a_finding_is_told_in_words_and_by_the_status(capsys: Capture) -> None:
+    assert Terminal(Looking(FINDING)).run("audit") == exits.DIFFERS
+    assert capsys.readouterr().out.splitlines() == [
+        "attachment-missing: 10.0.0.7 is�[31m not named",
+        "  why     it matters",
+        "  repair  write the key",
+        "  key     slots/red/7",
+        "cluster east: 1 finding in 20 keys at revision 9",
+    ]
+
+
+def test_repair_says_what_it_did_and_what_is_left(capsys: Capture) -> None:
+    by_hand = Finding(code="clock", keys=["clock"], what="odd", why="so", mend="set it", safe=False)
+    client = Looking(FINDING, by_hand)
+    assert Terminal(client).run("audit", "--repair") == exits.DIFFERS
+    shown = capsys.readouterr().out
+    assert shown.startswith("mended: 10.0.0.7")
+    assert "by hand set it" in shown
+    client.findings = []
+    assert Terminal(client).run("audit", "--repair", "-o", "json") == exits.DONE
+    assert json.loads(capsys.readouterr().out)["left"]["findings"] == []
