@@ -26,7 +26,8 @@ def node(folder: Path, cluster: str, name: str) -> Tls:
 
 
 def _certs(folder: Path, *arguments: str) -> None:
-    command = [programs.VENV / "bin" / "netspacectl", "certs", *arguments, "--dir", folder]
+    program = programs.VENV / "bin" / "netspacectl"
+    command = [str(program), "certs", *arguments, "--dir", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 

@@ -36,6 +36,9 @@ AT_ONCE = 4
 BIG = m.NewNetwork(name=NETWORK, vlan=910, ipv4="10.0.0.0/8", ipv6="fd00:10::/64")
 """Where a million pods fit, with room for what the benches allocate."""
 
+GIVEN = 1_750_000_000
+"""When the addresses were given, for people: Unix seconds."""
+
 UID = "5f0c9a52-0000-4000-8000-000000000000"
 
 
@@ -57,7 +60,8 @@ def change(state: ClusterState, keys: Keys, tag: str, number: int) -> Change:
     choice = choose(state, attachments.request(tag, number), 0)
     assert isinstance(choice, Choice)
     network, index = choice.slot
-    return allocation(keys, Choice((network, index + number), choice.holder, choice.how), at=0)
+    choice = Choice((network, index + number), choice.holder, choice.how)
+    return allocation(keys, choice.stamped(0, GIVEN), 0)
 
 
 async def cluster(

@@ -1,4 +1,5 @@
-"""`netspace-agent prepare`: bonds and VLANs made ready, the node reported, old releases replayed.
+"""`netspace-agent prepare`: bonds and VLANs made ready, the node and its live attachments reported,
+old releases replayed.
 
 Every part is tried whatever becomes of the others, and all may be repeated.
 """
@@ -15,7 +16,9 @@ import hostnet
 import netspace
 from cni_plugins.attachment import Host
 from cni_plugins.leases import replay_pending
+from cni_plugins.live import report_attachments
 from cni_plugins.node_config import BondSection, NodeConfig
+from cni_plugins.protocol import CniError
 from hostnet import Kernel, KernelError, Link, Net
 from ipam_server.client import Client
 from netspace.messages import LinkReport, Network, NodeReport
@@ -53,6 +56,8 @@ async def prepare(
             await _network(kernel, network, say, outcome)
         await _report(config, kernel, client, networks, say, outcome)
     await _pending(host, say, outcome)
+    if not outcome.server_away:
+        await _live(client, host, say, outcome)
     return outcome
 
 
@@ -127,6 +132,19 @@ async def _pending(host: Host, say: Say, outcome: Outcome) -> None:
     if left:
         outcome.server_away = True
     say(f"pending releases: {done} done, {left} left")
+
+
+async def _live(client: Client, host: Host, say: Say, outcome: Outcome) -> None:
+    try:
+        live, told = await report_attachments(host, client)
+    except (OSError, CniError) as error:
+        outcome.failed = True
+        say(f"attachments: {error}")
+    except Problem as problem:
+        outcome.server_away = True
+        say(f"attachments: {problem}")
+    else:
+        say(f"attachments: {live} live, {told.missing} of {told.held} held addresses have none")
 
 
 def logical_cards(net: Net, parents: set[str]) -> list[LinkReport]:

@@ -4,7 +4,8 @@ One JSON file for each attachment in STATE_DIR/attachments, written to a tempora
 renamed. A record is there before the server is asked for anything and goes when nothing is left to
 take back, so DEL without `prevResult`, GC, repair and pending releases all live from these files.
 STATE_DIR/mappings keeps each network's slot mapping, so that an answer that would move addresses
-is noticed.
+is noticed. STATE_DIR/since.json says from which revision of the cluster's state on the records are
+complete.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import re
 from pathlib import Path
 from typing import Final, Literal
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -98,6 +100,7 @@ class Records:
     def __init__(self, state_dir: Path) -> None:
         self._attachments = state_dir / "attachments"
         self._mappings = state_dir / "mappings"
+        self._since = state_dir / "since.json"
         self.locks = state_dir / "locks"
 
     def load(self, key: Key) -> Record | None:
@@ -122,6 +125,30 @@ class Records:
         """Takes the record away; nothing happens where there is none."""
         with contextlib.suppress(FileNotFoundError):
             (self._attachments / f"{key}{_SUFFIX}").unlink()
+
+    def set_aside(self) -> list[Key]:
+        """The attachments whose records could not be read; their interfaces may be there still."""
+        try:
+            names = [path.name for path in self._attachments.iterdir()]
+        except FileNotFoundError:
+            return []
+        found = set()
+        for name in names:
+            key, broken, _ = name.partition(f"{_SUFFIX}{_BROKEN}")
+            container, at, ifname = key.partition("@")
+            if broken and at:
+                found.add(Key(container, os.fsdecode(unquote_to_bytes(ifname))))
+        return sorted(found, key=str)
+
+    def since(self, present: int) -> int:
+        """The revision of the cluster's state from which on the records are complete: that of the
+        first call, which is `present`."""
+        try:
+            known: int = msgspec.json.decode(self._since.read_bytes(), type=int)
+        except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+            _write(self._since, msgspec.json.encode(present))
+            return present
+        return known
 
     def keep_mapping(self, network: NetworkView) -> None:
         """Remembers the network's mapping. `CniError` 110 where it was another one before: the same

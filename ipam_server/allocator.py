@@ -16,7 +16,7 @@ until then an old holder keeps its slot, whatever the new pod is called.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -35,8 +35,7 @@ How = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """The slot chosen and who is to hold it. `replaces`: the holder whose slot is rewritten, at the
     generation that the transaction compares. `since`: the revision of the slot's release, compared
     as well; 0 for a slot that nobody has had. `past`: who had it before, for its history. `grown`:
@@ -57,7 +56,7 @@ class Choice:
             holder = msgspec.structs.replace(holder, since=said)
         if past is not None and self.replaces is not None:
             past = msgspec.structs.replace(past, at=at, until=said)
-        return replace(self, holder=holder, past=past)
+        return msgspec.structs.replace(self, holder=holder, past=past)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +187,7 @@ def _from_pool(
         return _take(state, request, pool, (network, index), families, "never")
     if (index := pool.ready.longest()) is not None:
         return _take(state, request, pool, (network, index), families, "longest-released")
-    if pool.record.elastic is not None and network in state.resizing:
+    if pool.record.bounds is not None and network in state.resizing:
         return Wait(network)
     grown = growth(state, pool, now)
     if isinstance(grown, Resize):
@@ -196,7 +195,9 @@ def _from_pool(
         index = next((i for i in grown.block if state.released((network, i)) is None), None)
         how: How = "longest-released" if index is None else "never"
         slot = (network, grown.block.first if index is None else index)
-        return replace(_take(state, request, pool, slot, families, how), grown=grown)
+        return msgspec.structs.replace(
+            _take(state, request, pool, slot, families, how), grown=grown
+        )
     raise _exhausted(state, pool, now, grown)
 
 

@@ -263,7 +263,7 @@ _ROWS: Final[tuple[Route[Backend], ...]] = (
           "One pool",
           lambda b, c: b.cluster(c).pool(c.path["pool"]), answer=m.Pool, problems=_READ),
     Route("PATCH", f"{_C}/pools/{{pool}}",
-          "Change a pool's namespaces, cool-down or retention",
+          "Change a pool's namespaces, cool-down, retention or bounds",
           lambda b, c: b.cluster(c).change_pool(c.path["pool"], c.body),
           body=m.ChangePool, answer=m.Pool, problems=_WRITE),
     Route("DELETE", f"{_C}/pools/{{pool}}",

@@ -123,7 +123,8 @@ class Client:
 
     async def reclaim(self, cluster: str) -> Reclaimed:
         """Frees what is proved to be nobody's."""
-        return await self._ask("POST", _path("clusters", cluster, "reclaim"), Reclaimed, repeat=True)
+        target = _path("clusters", cluster, "reclaim")
+        return await self._ask("POST", target, Reclaimed, repeat=True)
 
     async def inspect(self, cluster: str) -> Inspection:
         """What is wrong with the cluster's stored state."""

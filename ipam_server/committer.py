@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 1 << 20
 """What the changes of one transaction may weigh together; etcd takes 1.5 MiB unless configured."""
 
+LOOK = 0.1
+"""Seconds between two looks for changes that have waited too long."""
+
 PAUSE = 0.2
 """Seconds between two attempts to learn what became of a transaction."""
 
@@ -47,15 +50,15 @@ class Conflict(Exception):
 
 @dataclass(eq=False, slots=True)
 class Pending:
-    """A change in the queue or under way. `decided` becomes its revision, a `Problem` or a
-    `Conflict`; once it was `sent` it can no longer be withdrawn."""
+    """A change in the queue, `since` when by the loop's clock, or under way. `decided` becomes its
+    revision, a `Problem` or a `Conflict`."""
 
     change: Change
     nested: Txn
+    since: float
     decided: asyncio.Future[int] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
-    sent: bool = False
 
 
 class Committer:
@@ -107,18 +110,20 @@ class Committer:
                 do="try again in a moment",
                 retry_after=1,
             )
-        pending = Pending(change, change.nested())
+        pending = Pending(change, change.nested(), asyncio.get_running_loop().time())
         self._waiting.append(pending)
         self._idle.clear()
         self._work.set()
         return pending
 
-    def withdraw(self, pending: Pending) -> None:
-        """Takes a change out of the queue, unless it was sent already."""
-        if not pending.sent and pending in self._waiting:
-            self._waiting.remove(pending)
-            slow = Unavailable("a change", why="the state store is too slow or away")
-            self._fail((pending,), state_unavailable(slow))
+    async def expire(self, seconds: float) -> None:
+        """Takes what has waited so long out of the queue, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(LOOK, seconds / 2))
+            while self._waiting and self._waiting[0].since <= loop.time() - seconds:
+                slow = Unavailable("a change", why="the state store is too slow or away")
+                self._fail((self._waiting.popleft(),), state_unavailable(slow))
 
     def stop(self, *, differs: bool) -> None:
         """Sends nothing more; `run` returns once what is under way is decided."""
@@ -172,7 +177,6 @@ class Committer:
             if batch and (full or touched & keys):
                 break
             keys |= touched
-            self._waiting[0].sent = True
             batch.append(self._waiting.popleft())
         return batch
 

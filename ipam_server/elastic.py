@@ -16,8 +16,9 @@ import msgspec
 
 from ipam_server.keys import SlotId
 from ipam_server.pools import total_free
-from ipam_server.records import PoolRecord, stored_ranges
+from ipam_server.records import MOST_AT_ONCE, PoolRecord, stored_ranges
 from ipam_server.state import ClusterState, PoolState
+from netspace.problems import Problem
 from netspace.ranges import Interval, Ranges
 
 
@@ -38,13 +39,14 @@ class Resize:
 
 def growth(state: ClusterState, pool: PoolState, now: int) -> Resize | str:
     """What the pool grows by now, or why it cannot, in words."""
-    bounds = pool.record.elastic
+    bounds = pool.record.bounds
     if bounds is None:
         return ""
     room = bounds.maximum - pool.ranges.size
     if room <= 0:
         return f"its maximum is {bounds.maximum}"
-    block = _block(state, pool, min(bounds.step, room), now)
+    count = max(bounds.step, bounds.minimum - pool.ranges.size)
+    block = _block(state, pool, min(count, room, MOST_AT_ONCE), now)
     if not block:
         parent = pool.record.parent
         return f"{f'pool {parent}' if parent else 'the total pool'} has none left to grow from"
@@ -53,7 +55,7 @@ def growth(state: ClusterState, pool: PoolState, now: int) -> Resize | str:
 
 def ahead(state: ClusterState, pool: PoolState, now: int) -> Resize | None:
     """What the pool grows by before it is needed."""
-    bounds = pool.record.elastic
+    bounds = pool.record.bounds
     if bounds is None:
         return None
     state.settle(pool, now)
@@ -66,7 +68,7 @@ def ahead(state: ClusterState, pool: PoolState, now: int) -> Resize | None:
 def spare(state: ClusterState, pool: PoolState, now: int) -> int:
     """How many addresses the pool could do without: a block of them, or none. What was used
     since the last look counts as used."""
-    bounds = pool.record.elastic
+    bounds = pool.record.bounds
     if bounds is None:
         return 0
     state.settle(pool, now)
@@ -94,6 +96,33 @@ def shrinkage(pool: PoolState, count: int) -> Resize | None:
                 return _resized(pool, left, block) if left else None
             top = busy - 1
     return None
+
+
+def given_back(pool: PoolState, count: int) -> Resize | None:
+    """The block to give back: of a pool that follows its application's replicas also in smaller
+    pieces, since a block of such a pool is what it has too much."""
+    found = shrinkage(pool, count)
+    while found is None and pool.record.replicas is not None and count > 1:
+        count //= 2
+        found = shrinkage(pool, count)
+    return found
+
+
+def sized(state: ClusterState, pool: PoolState, record: PoolRecord, now: int) -> PoolRecord:
+    """A changed record with what its application's replicas need, on a state that stands still."""
+    bounds = record.bounds
+    if record.replicas is None or bounds is None:
+        return record
+    missing = bounds.minimum - pool.ranges.size
+    block = _block(state, pool, missing, now) if missing > 0 else Ranges()
+    if missing > block.size:
+        raise Problem(
+            "no-space",
+            f"pool {pool.name} needs {missing} more addresses for {record.replicas} replicas, and"
+            f" {pool.record.parent or 'the total pool'} has {block.size} for it",
+            do="free some, or have fewer replicas",
+        )
+    return msgspec.structs.replace(record, ranges=stored_ranges(pool.ranges | block))
 
 
 def _resized(pool: PoolState, ranges: Ranges, block: Ranges) -> Resize:

@@ -40,7 +40,9 @@ class Inspector:
     """`add` the pages, then ask for the `flaws`. `fabrics` are the keys of all fabrics, `now` the
     cluster's clock in milliseconds where it is known better than stored."""
 
-    def __init__(self, cluster: str, fabrics: Mapping[str, KeyValue], now: int = 0) -> None:
+    def __init__(
+        self, cluster: str, fabrics: Mapping[str, KeyValue], now: int | None = None
+    ) -> None:
         self.keys = Keys(cluster)
         self.count = 0
         self._found: list[Flaw] = []
@@ -277,10 +279,10 @@ class Inspector:
     @property
     def _timeless(self) -> bool:
         """Whether nobody knows the cluster's time; nothing is measured then."""
-        return self._clock is None and not self._now
+        return self._clock is None and self._now is None
 
     def _time(self) -> int:
-        return max(self._now, self._clock or 0)
+        return max(self._now or 0, self._clock or 0)
 
 
 def _clock(value: bytes) -> int:

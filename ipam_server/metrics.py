@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from netspace.messages import ClusterStatus, Pool
@@ -80,6 +80,7 @@ class Metrics:
         """The text format. Where the state cannot be read its gauges are absent: an old figure
         would look like a present one."""
         self._state.clusters = [] if directory is None else await _read(directory)
+        self._state.reclaiming = [] if directory is None else _reclaiming(directory)
         return generate_latest(self._registry)
 
 
@@ -91,13 +92,22 @@ async def _read(directory: Directory) -> list[tuple[ClusterStatus, list[Pool]]]:
     return found
 
 
+def _reclaiming(directory: Directory) -> list[tuple[str, int, int]]:
+    found = []
+    for service in directory.services:
+        with contextlib.suppress(Problem):
+            found.append((service.name, service.reclaim_candidates, service.reclaimed))
+    return found
+
+
 class _State:
     """Gauges of what was last read of the state."""
 
     def __init__(self) -> None:
         self.clusters: list[tuple[ClusterStatus, list[Pool]]] = []
+        self.reclaiming: list[tuple[str, int, int]] = []
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         leading = GaugeMetricFamily(
             "netspace_cluster_leading", "1: this server leads the cluster.", labels=["cluster"]
         )
@@ -117,6 +127,18 @@ class _State:
             "A pool's own slots: used, cooling, retained and free make up its size.",
             labels=["cluster", "pool", "kind", "state"],
         )
+        candidates = GaugeMetricFamily(
+            "netspace_reclaim_candidates",
+            "Held slots that their node's last report missed.",
+            labels=["cluster"],
+        )
+        reclaimed = CounterMetricFamily(
+            "netspace_reclaimed_addresses", "Slots that this server reclaimed.", labels=["cluster"]
+        )
+        for name, missed, freed in self.reclaiming:
+            candidates.add_metric([name], missed)
+            reclaimed.add_metric([name], freed)
+        yield from (candidates, reclaimed)
         for cluster, pools in self.clusters:
             leading.add_metric([cluster.name], cluster.leading)
             waiting.add_metric([cluster.name], cluster.waiting)

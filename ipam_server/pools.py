@@ -69,15 +69,47 @@ def change(state: ClusterState, pool: PoolState, asked: ChangePool) -> PoolRecor
     if asked.elastic is not msgspec.UNSET:
         _check_bounds(asked.elastic, pool.ranges)
         record = msgspec.structs.replace(record, elastic=asked.elastic)
-    given = (asked.namespaces, asked.cooldown, asked.retention, asked.elastic)
-    if all(value is msgspec.UNSET for value in given):
+    record = _followed(pool, record, asked)
+    names = (name for name in asked.__struct_fields__ if name != "revision")
+    if all(getattr(asked, name) is msgspec.UNSET for name in names):
         raise invalid("change", "it names nothing to change")
     return record
+
+
+def _followed(pool: PoolState, record: PoolRecord, asked: ChangePool) -> PoolRecord:
+    """The record with the replicas that its size follows."""
+    if asked.replicas is not msgspec.UNSET:
+        record = msgspec.structs.replace(record, replicas=asked.replicas)
+    if asked.surplus is not msgspec.UNSET:
+        record = msgspec.structs.replace(record, surplus=asked.surplus)
+    if record.replicas is None:
+        return msgspec.structs.replace(record, surplus=0)
+    if record.kind != "application":
+        raise invalid("replicas", f"pool {pool.name} is of kind {record.kind}, for no application")
+    most = record.elastic.maximum if record.elastic is not None else None
+    if most is not None and record.replicas + record.surplus > most:
+        raise invalid(
+            "replicas",
+            f"{record.replicas} replicas and a surplus of {record.surplus} are more than the"
+            f" maximum of pool {pool.name}, {most}",
+            do="change its bounds first",
+        )
+    return record
+
+
+def _check_fixed(pool: PoolState) -> None:
+    if pool.record.replicas is not None:
+        raise invalid(
+            "size",
+            f"pool {pool.name} follows the {pool.record.replicas} replicas of its application",
+            do="change the replicas or the surplus, or let it follow none",
+        )
 
 
 def grow(state: ClusterState, pool: PoolState, asked: ResizePool) -> PoolRecord:
     """The record with more space, from where the pool was carved."""
     check_unchanged(f"pool {pool.name}", pool.revision, asked.revision)
+    _check_fixed(pool)
     network = network_of(state, pool.record.network)
     parent = state.pools[pool.record.parent] if pool.record.parent else None
     free = _free(state, network, pool.record.network, parent)
@@ -94,6 +126,7 @@ def shrink(state: ClusterState, pool: PoolState, asked: ResizePool, now: int) ->
     By size the highest slots go; by ranges exactly those named, or none.
     """
     check_unchanged(f"pool {pool.name}", pool.revision, asked.revision)
+    _check_fixed(pool)
     network = network_of(state, pool.record.network)
     busy = Ranges(
         (index, index)

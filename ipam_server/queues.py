@@ -34,7 +34,14 @@ class NeverUsed:
 
     def discard(self, index: int) -> None:
         """Takes the index out; nothing happens where it is not in."""
-        self.discard_all(index, index)
+        at = bisect_right(self._firsts, index) - 1
+        if at < 0 or index > self._lasts[at]:
+            return
+        if index == self._firsts[at] < self._lasts[at]:
+            self._firsts[at] = index + 1
+            self.count -= 1
+        else:
+            self.discard_all(index, index)
 
     def add(self, index: int) -> None:
         """Puts the index in; nothing happens where it is in."""

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from ipam_server.keys import SlotId
 from ipam_server.records import Absence, AbsencesRecord
-from ipam_server.state import ClusterState, Held
+from ipam_server.state import Absences, ClusterState, Held
 from netspace.upkeep import AttachmentsReport
 from statestore import Compare
 
@@ -67,17 +67,21 @@ class NodeReports:
             return Verdict(False, "it is a reservation")
         if told is None:
             return Verdict(False, f"node {node} has not reported its attachments")
-        found = _entry(told.record, slot, held)
+        found = next((each for each in told.record.gone if _is(each, slot, held)), None)
         if found is None:
             return Verdict(False, f"node {node} has not missed it since it was given")
+        return self.judge(told, found, node)
+
+    def judge(self, told: Absences, found: Absence, node: str) -> Verdict:
+        """What is proved by an entry in a node's absences."""
         since, last = found.since, told.record.at
         compares = (Compare.modified_at(self.state.keys.absences(node), told.revision),)
         left = self.grace - (last - since)
         if left <= 0:
             return Verdict(True, "", since, last, compares)
         missing = (
-            f"a report of node {node} that misses it too, at least {left / 1000:.1f} s after the"
-            " last one"
+            f"another report of node {node} that misses it, at least {left / 1000:.1f} s after"
+            " its last one"
         )
         return Verdict(False, missing, since, last, compares)
 
@@ -90,9 +94,12 @@ def absences(
     now: int,
 ) -> AbsencesRecord:
     """What is missing in a node's report of what the node holds (`held`). What was missing before
-    as well keeps its moment; what is there is forgotten."""
+    as well keeps its moment; what is there is forgotten. A report whose look was before the last
+    one had come, a late copy of it for one, proves nothing, but that something is there."""
     alive = {(each.container, each.ifname): each.generation for each in report.attachments}
     told = state.absences.get(node)
+    before = {} if told is None else {(e.slot, e.generation): e for e in told.record.gone}
+    late = told is not None and report.seen < told.revision
     missing = []
     for slot, each in sorted(held.items()):
         if not report.since < each.generation <= report.seen:
@@ -101,8 +108,11 @@ def absences(
         # A node without the record's contents reports generation 0: whichever it is.
         if alive.get(each.holder.attachment, -1) in (0, each.generation):
             continue
-        known = None if told is None else _entry(told.record, slot, each)
-        missing.append(known or Absence(slot[0], f"{slot[1]:x}", each.generation, now))
+        known = before.get((slot, each.generation))
+        if known is not None or not late:
+            missing.append(known or Absence(slot[0], f"{slot[1]:x}", each.generation, now))
+    if told is not None and late:
+        return AbsencesRecord(at=told.record.at, seen=told.record.seen, gone=missing)
     return AbsencesRecord(at=now, seen=report.seen, gone=missing)
 
 
@@ -132,18 +142,13 @@ def candidates(state: ClusterState, grace: int) -> list[tuple[SlotId, Held, Verd
     """Everything that was missed by its node and is held still, with what its proof lacks."""
     reports = NodeReports(state, grace)
     found = []
-    for told in state.absences.values():
+    for node, told in state.absences.items():
         for entry in told.record.gone:
             held = state.held(entry.slot)
-            if held is not None and held.generation == entry.generation:
-                verdict = reports.verdict(entry.slot, held)
-                if verdict.since is not None:
-                    found.append((entry.slot, held, verdict))
+            if held is not None and _is(entry, entry.slot, held):
+                found.append((entry.slot, held, reports.judge(told, entry, node)))
     return sorted(found, key=lambda each: each[0])
 
 
-def _entry(record: AbsencesRecord, slot: SlotId, held: Held) -> Absence | None:
-    return next(
-        (e for e in record.gone if e.generation == held.generation and e.slot == slot), None
-    )
-
+def _is(entry: Absence, slot: SlotId, held: Held) -> bool:
+    return entry.generation == held.generation and entry.slot == slot

@@ -17,6 +17,9 @@ from netspace.slots import Family, Mapping
 
 R = TypeVar("R", bound=msgspec.Struct)
 
+MOST_AT_ONCE: Final = 65_536
+"""Addresses by which a pool grows or shrinks in one transaction."""
+
 Identity = tuple[str, str, str]
 """Namespace, pod name, interface name: what a named pod's address sticks to."""
 
@@ -72,6 +75,20 @@ class PoolRecord(msgspec.Struct, frozen=True, kw_only=True):
     cooldown: float
     retention: float = 0
     elastic: Elastic | None = None
+    replicas: int | None = None
+    surplus: int = 0
+
+    @property
+    def bounds(self) -> Elastic | None:
+        """Within what the pool grows and shrinks by itself. What the application's replicas need is
+        the minimum, and without bounds of its own the maximum as well."""
+        if self.replicas is None:
+            return self.elastic
+        wanted = max(1, self.replicas + self.surplus)
+        if self.elastic is None:
+            return Elastic(minimum=wanted, maximum=wanted, step=MOST_AT_ONCE, quiet=0)
+        minimum = min(max(wanted, self.elastic.minimum), self.elastic.maximum)
+        return msgspec.structs.replace(self.elastic, minimum=minimum)
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):

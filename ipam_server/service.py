@@ -17,13 +17,14 @@ from ipam_server import pools as pool_rules
 from ipam_server import views
 from ipam_server.allocator import whose
 from ipam_server.changes import Change
+from ipam_server.elastic import sized
 from ipam_server.history import history
 from ipam_server.keys import catalogue
 from ipam_server.keys import fabric as fabric_key
+from ipam_server.reclaiming import Reclaiming
 from ipam_server.records import FabricRecord, Holder, NodeRecord
 from ipam_server.state import ClusterState, PoolState
 from ipam_server.term import Term
-from ipam_server.upkeep import Upkeep
 from ipam_server.views import AddressFilter
 from netspace import messages as m
 from netspace.problems import Problem
@@ -35,7 +36,7 @@ CHUNK, ROOM = 100, 4
 encode = msgspec.json.encode
 
 
-class ClusterService(Upkeep):
+class ClusterService(Reclaiming):
     """One cluster, as seen by this server."""
 
     # Networks
@@ -170,9 +171,11 @@ class ClusterService(Upkeep):
         return await self.pool(new.name)
 
     async def change_pool(self, name: str, asked: m.ChangePool) -> m.Pool:
-        return await self._rewrite_pool(
-            name, lambda term, pool: encode(pool_rules.change(term.state, pool, asked))
-        )
+        def value(term: Term, pool: PoolState) -> bytes:
+            record = pool_rules.change(term.state, pool, asked)
+            return encode(sized(term.state, pool, record, term.clock.now()))
+
+        return await self._rewrite_pool(name, value)
 
     async def grow_pool(self, name: str, asked: m.ResizePool) -> m.Pool:
         return await self._rewrite_pool(

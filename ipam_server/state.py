@@ -87,11 +87,14 @@ def gateway_indices(slots: SlotMap, record: NetworkRecord) -> Ranges:
 class NetworkState:
     """A network, its holders, its releases, and which pool owns which index."""
 
-    __slots__ = ("_firsts", "_owners", "held", "record", "released", "revision", "slots", "total")
+    __slots__ = (
+        "_firsts", "_owners", "held", "record", "released", "reserved", "revision", "slots", "total",
+    )  # fmt: skip
 
     def __init__(self, record: NetworkRecord, revision: int) -> None:
         self.held: dict[int, Held] = {}
         self.released: dict[int, Released] = {}
+        self.reserved = 0
         self._firsts: list[int] = []
         self._owners: list[tuple[int, PoolState]] = []
         self.declare(record, revision)
@@ -155,6 +158,8 @@ class PoolState:
             namespaces=self.record.namespaces,
             ranges=self.record.ranges,
             elastic=self.record.elastic,
+            replicas=self.record.replicas,
+            surplus=self.record.surplus,
         )
 
     @property
@@ -333,6 +338,7 @@ class ClusterState:
         network = self.networks[slot[0]]
         before = network.held.pop(slot[1], None)
         if before is not None:
+            network.reserved -= before.holder.reserved
             self._count(before.holder, -1)
             self._forget(before.holder.identity, slot)
             if self.attachments.get(before.holder.attachment) == slot:
@@ -340,6 +346,7 @@ class ClusterState:
         if value is not None:
             holder = decode_holder(value)
             network.held[slot[1]] = Held(holder, revision)
+            network.reserved += holder.reserved
             self._count(holder, 1)
             self._remember(holder.identity, slot)
             if not holder.reserved:
@@ -353,6 +360,8 @@ class ClusterState:
     def _apply_released(self, slot: SlotId, value: bytes | None, revision: int) -> None:
         network = self.networks[slot[0]]
         before = network.released.pop(slot[1], None)
+        if before is None and value is None:
+            return
         if before is not None:
             self._forget(before.release.identity, slot)
         if value is not None:

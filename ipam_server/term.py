@@ -17,7 +17,7 @@ from ipam_server.allocator import Choice
 from ipam_server.audit import AuditRecord, audited, overdue
 from ipam_server.changes import Change, allocation, freeing, resizing
 from ipam_server.committer import Committer, Conflict, state_unavailable
-from ipam_server.elastic import Resize, ahead, shrinkage, spare
+from ipam_server.elastic import Resize, ahead, given_back, spare
 from ipam_server.history import forgetting, page_after, remembering
 from ipam_server.keys import SlotId
 from ipam_server.records import Release
@@ -110,6 +110,7 @@ class Term:
                 group.create_task(each)
                 for each in (
                     self._committer.run(),
+                    self._committer.expire(self.limits.timeout),
                     self._leader.lost(),
                     self._keep_clock(),
                     self._keep_audit(),
@@ -180,12 +181,7 @@ class Term:
         except Problem:
             self._finished(change)
             raise
-        loop = asyncio.get_running_loop()
-        patience = loop.call_later(self.limits.timeout, self._committer.withdraw, pending)
-        try:
-            return await pending.decided
-        finally:
-            patience.cancel()
+        return await pending.decided
 
     async def decided(self, slot: SlotId | str) -> None:
         """Waits until the transaction under way for a slot, or for a pool of a network that grows
@@ -266,14 +262,14 @@ class Term:
         now = self.clock.now()
         grown = ahead(self.state, pool, now)
         count = 0 if grown else spare(self.state, pool, now)
-        bounds = pool.record.elastic
+        bounds = pool.record.bounds
         if not count or bounds is None:
             calm.pop(pool.name, None)
             return grown
         if now - calm.setdefault(pool.name, now) < bounds.quiet * 1000:
             return None
         calm[pool.name] = now
-        return shrinkage(pool, count)
+        return given_back(pool, count)
 
     async def _forget(self, keys: list[bytes]) -> None:
         for at in range(0, len(keys), FORGOTTEN):

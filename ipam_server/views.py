@@ -80,7 +80,7 @@ def network(state: ClusterState, name: str) -> Network:
         total=str(known.total.size),
         carved=str(known.total.size - total_free(state, name).size),
         used=len(known.held),
-        reserved=sum(held.holder.reserved for held in known.held.values()),
+        reserved=known.reserved,
     )
 
 
@@ -99,6 +99,8 @@ def pool(state: ClusterState, known: PoolState, now: int) -> Pool:
         cooldown=record.cooldown,
         retention=record.retention,
         elastic=record.elastic,
+        replicas=record.replicas,
+        surplus=record.surplus,
         size=str(known.size),
         used=known.used,
         cooling=len(known.cooling),

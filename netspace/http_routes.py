@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from io import BytesIO
 from typing import Any, Final, Generic, TypeVar
 from urllib.parse import parse_qsl
@@ -69,12 +69,16 @@ class Route(Generic[S]):
     @property
     def parameters(self) -> tuple[str, ...]:
         """The names of the path's parameters."""
-        parts = self.path.split("/")
-        return tuple(part[1:-1] for part in parts if part.startswith("{"))
+        return _parameters(self.path)
 
     @property
     def success(self) -> int:
         return 204 if self.answer is None else self.status
+
+
+@cache
+def _parameters(path: str) -> tuple[str, ...]:
+    return tuple(part[1:-1] for part in path.split("/") if part.startswith("{"))
 
 
 class Relayed(bytes):

@@ -172,13 +172,14 @@ class NewPool(Request):
 
 
 class ChangePool(Request):
-    """Fields that are absent stay as they are; `revision` as with networks."""
+    """Fields that are absent stay as they are; `revision` as with networks. `replicas`: an
+    application pool has so many addresses and a `surplus` from then on; None: the size it has."""
 
     revision: Revision | UnsetType = UNSET
     namespaces: Namespaces | UnsetType = UNSET
     cooldown: Seconds | UnsetType = UNSET
     retention: Seconds | UnsetType = UNSET
-    elastic: Elastic | None | UnsetType = UNSET
+    elastic: Elastic | UnsetType | None = UNSET
 
 
 class ResizePool(Request):
@@ -204,6 +205,8 @@ class Pool(Answer):
     cooldown: float
     retention: float
     elastic: Elastic | None
+    replicas: int | None
+    surplus: int
     size: Natural
     used: int
     cooling: int

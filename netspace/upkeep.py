@@ -1,5 +1,5 @@
-"""Messages of looking after a cluster's state: what is wrong with it and what was mended, what nodes
-report of live attachments and what is reclaimed.
+"""Messages of looking after a cluster's state: what is wrong with it and what was mended, what
+nodes report of live attachments and what is reclaimed.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ NOUNS: Final = (
     "status",
     "change",
     "audit",
+    "reclaim",
     "certs",
     "completion",
 )

@@ -19,6 +19,7 @@ NONE: Final = "none"
 MAX_SECONDS: Final = 31_536_000
 MAX_SIZE: Final = 2**128
 MAX_NOTE: Final = 200
+MAX_REPLICAS: Final = 65_536
 _LABEL_RULE: Final = "lower-case letters, digits, '-' and '.', at most 63"
 
 # Generic only in click's newer releases.
@@ -118,6 +119,36 @@ class Size(Type):
         if not 1 <= int(text) <= MAX_SIZE:
             self.fail(f"{text} is not between 1 and 2^128", param, ctx)
         return str(int(text))
+
+
+class Bounds(Type):
+    """The fewest and the most addresses, `4:64`; `none` for no bounds."""
+
+    name = "minimum:maximum"
+
+    def convert(self, value: Any, param: Parameter, ctx: Context) -> tuple[int, int] | str:
+        if value == NONE:
+            return NONE
+        parts = str(value).split(":")
+        if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
+            self.fail(f"{str(value)[:60]!r}: use MINIMUM:MAXIMUM, or none", param, ctx)
+        if max(map(len, parts)) > 15 or not 1 <= int(parts[0]) <= int(parts[1]):
+            self.fail(f"{str(value)[:60]}: use 1 or more, and no maximum below it", param, ctx)
+        return int(parts[0]), int(parts[1])
+
+
+class Replicas(Type):
+    """How many replicas, 0 to 65536; `none` to follow none."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: Parameter, ctx: Context) -> int | str:
+        text = str(value)
+        if text == NONE:
+            return NONE
+        if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= MAX_REPLICAS):
+            self.fail(f"{text[:60]!r}: use a number up to {MAX_REPLICAS}, or none", param, ctx)
+        return int(text)
 
 
 class Duration(Type):

@@ -7,7 +7,6 @@ transaction again. Everything here is pure: no I/O. The messages are those of et
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import Enum
 
 import msgspec
@@ -124,7 +123,8 @@ def operations(txn: Txn) -> int:
     nested transaction: siblings share their allowance, they do not add up.
     """
     longest = max(len(txn.compares), len(txn.then), len(txn.otherwise))
-    return longest + max((operations(op) for op in _nested(txn)), default=0)
+    nested = [operations(op) for op in (*txn.then, *txn.otherwise) if isinstance(op, Txn)]
+    return longest + max(nested) if nested else longest
 
 
 def writes(txn: Txn) -> bool:
@@ -156,10 +156,6 @@ def decode(response: pb.TxnResponse) -> TxnResult:
 def key_value(kv: kv_pb2.KeyValue) -> KeyValue:
     """The value of a key in etcd's answers."""
     return KeyValue(kv.key, kv.value, kv.create_revision, kv.mod_revision)
-
-
-def _nested(txn: Txn) -> Iterable[Txn]:
-    return (op for op in (*txn.then, *txn.otherwise) if isinstance(op, Txn))
 
 
 # Filled in where they stand: given to a constructor, every message would be copied into its parent.

@@ -15,7 +15,7 @@ from netspacectl.options import existing, naming
 from netspacectl.output import say, write, write_list
 from netspacectl.tree import Noun
 from netspacectl.views import POOLS
-from netspacectl.words import NAMESPACE_OR_ANY, Bounds, Duration, Size, Span, label
+from netspacectl.words import NAMESPACE_OR_ANY, Bounds, Duration, Replicas, Size, Span, label
 
 if TYPE_CHECKING:
     from ipam_server.client import Client
@@ -220,6 +220,7 @@ def show(app: App, pool: str) -> None:
         "netspacectl pool change tenant-a --cooldown 2h",
         "netspacectl pool change tenant-a --elastic 8:128 --low 4",
         "netspacectl pool change tenant-a --elastic none",
+        "netspacectl pool change orders-db --replicas 5 --surplus 2",
         "netspacectl pool change tenant-a --add-namespace team-c --remove-namespace team-a",
     ],
 )
@@ -247,6 +248,17 @@ def show(app: App, pool: str) -> None:
     help="How long a released address is kept for the pod name that had it.",
 )
 @elastic
+@click.option(
+    "--replicas",
+    type=Replicas(),
+    help="Of an application pool: have an address for each of so many replicas from now on; none:"
+    " follow no replicas.",
+)
+@click.option(
+    "--surplus",
+    type=click.IntRange(0, 65_536),
+    help="How many addresses more than replicas.  [default: 0]",
+)
 @click.pass_obj
 def change(
     app: App,
@@ -259,13 +271,15 @@ def change(
     step: int | None,
     low: int | None,
     quiet: float | None,
+    replicas: int | Literal["none"] | None,
+    surplus: int | None,
 ) -> None:
-    """Change who may name a pool, its cool-down, its retention and its bounds.
+    """Change who may name a pool, its times and its bounds.
 
     Addresses that pods hold stay theirs.
     """
     tuned = any(each is not None for each in (step, low, quiet))
-    given = (bounds, cooldown, retention)
+    given = (bounds, cooldown, retention, replicas, surplus)
     if not (added or removed or tuned) and all(each is None for each in given):
         raise click.UsageError("nothing to change is given", click.get_current_context())
     both = set(added) & set(removed)
@@ -281,7 +295,10 @@ def change(
         wanted = ChangePool(
             cooldown=UNSET if cooldown is None else cooldown,
             retention=UNSET if retention is None else retention,
+            surplus=UNSET if surplus is None else surplus,
         )
+        if replicas is not None:
+            wanted.replicas = None if replicas == "none" else replicas
         now = await client.pool(cluster, pool) if added or removed or bounds or tuned else None
         if now is not None:
             wanted.revision = now.revision

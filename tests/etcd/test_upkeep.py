@@ -79,9 +79,9 @@ def test_a_mend_goes_on_beside_allocations(etcd: Etcd) -> None:
             service = await make(directory)
             answers = [await service.allocate(ask(f"c{n}", f"p{n}")) for n in range(40)]
             await write(store, *(Delete(KEYS.attachment((f"c{n}", "eth0"))) for n in range(40)))
-            repair, *more = await asyncio.gather(
-                service.repair(), *(service.allocate(ask(f"d{n}", f"q{n}")) for n in range(40))
-            )
+            asked = asyncio.gather(*(service.allocate(ask(f"d{n}", f"q{n}")) for n in range(40)))
+            repair = await service.repair()
+            more = await asked
             assert len(repair.mended) == 40
             assert repair.left.findings == []
             await check(store, service, *answers, *more)

@@ -31,6 +31,8 @@ class ModelPool:
     namespaces: list[str]
     cooldown: int
     retention: int
+    bounds: tuple[int, int, int] | None = None
+    """Minimum, maximum and step of an elastic one."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Expected:
     """What must come of a request: one of `slots` in the way of `how`, or a problem's code."""
 
     how: str
-    slots: tuple[Slot, ...] = ()
+    slots: tuple[Slot | str, ...] = ()
     families: tuple[str, ...] = ()
 
 
@@ -75,6 +77,37 @@ class Model:
     past: dict[Slot, Past] = field(default_factory=dict)
     flying: set[Slot] = field(default_factory=set)
     story: dict[Slot, list[tuple[Name | None, str]]] = field(default_factory=dict)
+    resizing: set[str] = field(default_factory=set)
+
+    def carvable(self, network: str, parent: str | None) -> set[int]:
+        """What a pool may take: of its parent what nobody holds, else what lies in no pool."""
+        if parent in self.pools:
+            return {i for i in self.own(parent) if (network, i) not in self.held}
+        tops = [
+            pool.indices
+            for pool in self.pools.values()
+            if pool.network == network and pool.parent is None
+        ]
+        return self.networks[network].usable.difference(*tops)
+
+    def block(self, name: str, now: int) -> tuple[int, set[int]]:
+        """By how many slots an elastic pool grows now, and which ones it may be."""
+        pool = self.pools[name]
+        if pool.bounds is None:
+            return 0, set()
+        _, maximum, step = pool.bounds
+        open_ = set()
+        for index in self.carvable(pool.network, pool.parent):
+            slot = (pool.network, index)
+            past = self.past.get(slot)
+            rests = past is not None and (
+                past.at + pool.cooldown > now
+                or (past.name is not None and past.at + pool.retention > now)
+            )
+            taken = slot in self.held or slot in self.flying
+            if not taken and not rests and not self.cooling(slot, now):
+                open_.add(index)
+        return max(0, min(step, maximum - len(pool.indices), len(open_))), open_
 
     def remember(self, slot: Slot, past: Past | Tenant) -> None:
         """Somebody else has the slot now."""
@@ -256,6 +289,12 @@ class Model:
             return Expected("never", (never[0],), kept)
         if ready:
             return Expected("longest-released", (ready[0],), kept)
+        network = self.pools[pool].network
+        if self.pools[pool].bounds and network in self.resizing:
+            return Expected("wait", (network,))
+        count, open_ = self.block(pool, now)
+        if count:
+            return Expected("grown", tuple((network, index) for index in open_), kept)
         retained = [slot for slot in ordered if self.retained(slot)]
         if len(ordered) > len(retained):
             return Expected("pool-cooling")

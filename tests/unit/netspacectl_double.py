@@ -292,6 +292,8 @@ def pool(**fields: Any) -> Pool:
         "cooldown": 30.0,
         "retention": 0.0,
         "elastic": None,
+        "replicas": None,
+        "surplus": 0,
         "size": "64",
         "used": 3,
         "cooling": 1,

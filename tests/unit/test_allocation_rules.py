@@ -16,10 +16,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from ipam_server import elastic
 from ipam_server import pools as pool_rules
 from ipam_server.allocations import _not_held
 from ipam_server.allocator import Choice, Repeat, Wait, choose
-from ipam_server.changes import Change, freeing
+from ipam_server.changes import Change, freeing, resizing
 from ipam_server.keys import slot_id
 from ipam_server.records import Holder, Release, slot_of
 from ipam_server.state import Held
@@ -29,6 +30,7 @@ from netspace.messages import (
     AttachmentId,
     ChangeNetwork,
     ChangePool,
+    Elastic,
     NewNetwork,
     NewPool,
     ReleaseRequest,
@@ -64,6 +66,11 @@ PROBABLE = [
     {"name": "main", "kind": "default", "network": "red", "parent": None},
     {"name": "tenant", "kind": "netspace", "network": "red", "parent": None},
 ]
+BOUNDS = [
+    Elastic(minimum=1, maximum=9, step=1),
+    Elastic(minimum=2, maximum=8, step=3),
+    Elastic(minimum=3, maximum=4, step=5),
+]
 INDICES = st.sets(st.integers(0, 15), min_size=1, max_size=3)
 
 
@@ -92,6 +99,7 @@ class Allocation(RuleBasedStateMachine):
         self.flying: list[tuple[Change, Slot, Tenant | Past]] = []
         self.ever: list[tuple[Slot, Held]] = []
         self.claims = 0
+        self.blocks: dict[Slot, tuple[str, set[int]]] = {}
 
     @initialize()
     def begin(self) -> None:
@@ -106,8 +114,11 @@ class Allocation(RuleBasedStateMachine):
             NewPool(name="main", kind="default", network="red", size="4", cooldown=5),
             NewPool(name="tenant", kind="netspace", network="red", size="6", namespaces=["a", "b"]),
             NewPool(name="shop", kind="application", network="red", parent="tenant", size="2"),
-            NewPool(name="six", kind="netspace", network="six", size="3", namespaces=["*"]),
-        ):
+            NewPool(
+                name="six", kind="netspace", network="six", size="3", namespaces=["*"],
+                elastic=Elastic(minimum=2, maximum=8, step=2), cooldown=5,
+            ),
+        ):  # fmt: skip
             self._carve(pool)
 
     # Nodes
@@ -205,7 +216,11 @@ class Allocation(RuleBasedStateMachine):
             assert world.stored == before
             return
         assert isinstance(decision, Choice)
-        assert decision.how == expected.how, (decision, expected)
+        if decision.grown is not None:
+            assert expected.how == "grown", (decision, expected)
+            self._check_growth(decision)
+        else:
+            assert decision.how == expected.how, (decision, expected)
         assert decision.slot in expected.slots
         assert decision.slot not in model.flying
         self._check_answer(decision, request, expected)
@@ -223,8 +238,20 @@ class Allocation(RuleBasedStateMachine):
             generation=0,
             uid=request.pod.uid,
         )
-        assert model.owner(decision.slot) == new.pool
+        assert decision.grown or model.owner(decision.slot) == new.pool
         self._end(world.giving(decision), decision.slot, new, end)
+
+    def _check_growth(self, choice: Choice) -> None:
+        """As much as it may be, of what is open, and the slot chosen among it."""
+        assert choice.grown is not None
+        name = choice.grown.pool
+        count, open_ = self.model.block(name, self.world.now)
+        block = set(choice.grown.block)
+        assert choice.slot[1] in block <= open_ and len(block) == count
+        never = {i for i in block if (choice.slot[0], i) not in self.model.past}
+        assert (choice.slot[1] in never) == bool(never) == (choice.how == "never")
+        self.blocks[choice.slot] = (name, block)
+        self.model.resizing.add(choice.slot[0])
 
     def _check_answer(self, choice: Choice, request: AllocateRequest, expected: Expected) -> None:
         """Both addresses or those of the families asked for, and of the slot asked for."""
@@ -294,8 +321,7 @@ class Allocation(RuleBasedStateMachine):
             self._land(batch)
         else:
             for change, slot, _ in batch:
-                self.world.abandon(change)
-                self.model.flying.discard(slot)
+                self._abandon(change, slot)
 
     @precondition(lambda self: self.flying)
     @rule()
@@ -326,8 +352,13 @@ class Allocation(RuleBasedStateMachine):
             batch, self.flying = [*self.flying, (change, slot, new)], []
             self._land(batch)
         else:
-            self.world.abandon(change)
-            self.model.flying.discard(slot)
+            self._abandon(change, slot)
+
+    def _abandon(self, change: Change, slot: Slot) -> None:
+        self.world.abandon(change)
+        self.model.flying.discard(slot)
+        if self.blocks.pop(slot, None):
+            self.model.resizing.discard(slot[0])
 
     def _land(self, batch: list[tuple[Change, Slot, Tenant | Past]]) -> None:
         keys: set[bytes] = set()
@@ -344,6 +375,10 @@ class Allocation(RuleBasedStateMachine):
         for (_, slot, new), revision in zip(batch, revisions, strict=True):
             assert revision is not None
             self.model.flying.discard(slot)
+            if slot in self.blocks:
+                name, block = self.blocks.pop(slot)
+                self.model.pools[name].indices |= block
+                self.model.resizing.discard(slot[0])
             if isinstance(new, Tenant):
                 before = self.model.past.pop(slot, None) or self.model.held.get(slot)
                 if isinstance(before, Past) or (
@@ -396,6 +431,7 @@ class Allocation(RuleBasedStateMachine):
         namespaces=st.sampled_from([[], [], ["a"], ["a", "b"], ["*"]]),
         cooldown=st.sampled_from([0, 5, 30]),
         retention=st.sampled_from([0, 0, 2, 60]),
+        elastic=st.sampled_from([None, None, *BOUNDS]),
     )
     def create_pool(
         self, place: dict[str, Any], size: int | None, indices: set[int], **given: Any
@@ -427,10 +463,12 @@ class Allocation(RuleBasedStateMachine):
                 or set(new.namespaces) <= set(parent.namespaces)
             )
         )
-        free = self._carvable(new.network, new.parent)
+        free = self.model.carvable(new.network, new.parent)
         named = set(state.networks[new.network].slots.parse_ranges(new.ranges))
         unheld = {index for index in free if (new.network, index) not in model.held}
         possible = possible and (named <= free if named else len(unheld) >= int(new.size or 0))
+        count = len(named) if named else int(new.size or 0)
+        possible = possible and (new.elastic is None or count <= new.elastic.maximum)
         try:
             self.world.add_pool(new)
         except Problem as problem:
@@ -443,19 +481,8 @@ class Allocation(RuleBasedStateMachine):
         model.pools[new.name] = ModelPool(
             new.kind, new.network, new.parent, taken, pool.record.namespaces,
             int(new.cooldown * 1000), int(new.retention * 1000),
+            (new.elastic.minimum, new.elastic.maximum, new.elastic.step) if new.elastic else None,
         )  # fmt: skip
-
-    def _carvable(self, network: str, parent: str | None) -> set[int]:
-        """What a pool may take: of its parent what nobody holds, else what lies in no pool."""
-        model = self.model
-        if parent in model.pools:
-            return {i for i in model.own(parent) if (network, i) not in model.held}
-        tops = [
-            pool.indices
-            for pool in model.pools.values()
-            if pool.network == network and pool.parent is None
-        ]
-        return model.networks[network].usable.difference(*tops)
 
     @precondition(lambda self: not self.flying)
     @rule(
@@ -472,7 +499,7 @@ class Allocation(RuleBasedStateMachine):
         pool = self.model.pools.get(name)
         if pool is None:
             return
-        free = self._carvable(pool.network, pool.parent)
+        free = self.model.carvable(pool.network, pool.parent)
         unheld = {index for index in free if (pool.network, index) not in self.model.held}
         slots = self.world.network(pool.network).slots
         indices = among(indices, set(slots.usable))
@@ -480,7 +507,10 @@ class Allocation(RuleBasedStateMachine):
         try:
             self.world.grow(name, asked)
         except Problem as problem:
-            assert not (len(unheld) >= size if asked.size else indices <= free), problem
+            after = len(pool.indices) + size if by else len(pool.indices | indices)
+            fits = pool.bounds is None or after <= pool.bounds[1]
+            possible = len(unheld) >= size if asked.size else indices <= free
+            assert not (possible and fits), problem
             return
         gained = set(self.world.pool(name).ranges) - pool.indices
         assert (gained <= unheld and len(gained) == size) if asked.size else gained == indices
@@ -505,9 +535,10 @@ class Allocation(RuleBasedStateMachine):
         indices = among(indices, pool.indices)
         asked = ResizePool(size=str(size)) if by else ResizePool(ranges=self._spans(slots, indices))
         gone = set(sorted(idle)[-size:]) if asked.size else indices
-        possible = (len(idle) >= size if asked.size else gone <= idle_or_excluded) and (
-            pool.indices - gone
-        )
+        possible = bool(pool.indices - gone)
+        possible = possible and (len(idle) >= size if asked.size else gone <= idle_or_excluded)
+        if pool.bounds is not None:
+            possible = possible and len(pool.indices - gone) >= pool.bounds[0]
         try:
             self.world.shrink(name, asked)
         except Problem as problem:
@@ -516,6 +547,25 @@ class Allocation(RuleBasedStateMachine):
         assert possible
         pool.indices = pool.indices - gone
         assert set(self.world.pool(name).ranges) == pool.indices
+
+    @rule(name=st.sampled_from(POOLS), count=st.integers(1, 4))
+    def give_a_block_back(self, name: str, count: int) -> None:
+        """What goes is free, all of one piece, and never the whole pool."""
+        pool = self.model.pools.get(name)
+        if pool is None or pool.network in self.model.resizing:
+            return
+        world, model = self.world, self.model
+        world.state.settle(world.pool(name), world.now)
+        found = elastic.shrinkage(world.pool(name), count)
+        idle = {slot[1] for slot in model.free(name) if not model.cooling(slot, world.now)}
+        if found is None:
+            runs = [{*range(i, i + count)} for i in idle]
+            assert not any(run <= idle for run in runs) or pool.indices <= idle
+            return
+        block = set(found.block)
+        assert block <= idle and len(block) <= count and len(found.block.intervals) == 1
+        world.do(resizing(world.keys, found))
+        pool.indices -= block
 
     @precondition(lambda self: not self.flying)
     @rule(name=st.sampled_from(["shop", "shop", "six", "till", "tenant", "main"]))
@@ -640,8 +690,7 @@ class Allocation(RuleBasedStateMachine):
     def restart(self) -> None:
         """Another leader takes over: what was under way is decided first, or lost."""
         for change, slot, _ in self.flying:
-            self.world.abandon(change)
-            self.model.flying.discard(slot)
+            self._abandon(change, slot)
         self.flying = []
         self.world.state = self.world.reloaded(page=3)
 

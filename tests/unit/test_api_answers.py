@@ -19,7 +19,16 @@ from netspace import messages as m
 from netspace.http_routes import Route
 from netspace.http_server import Limits
 from netspace.problems import Problem
-from netspace.upkeep import Finding, Inspection, Mended, Repair
+from netspace.upkeep import (
+    AttachmentsReport,
+    Candidate,
+    Finding,
+    Inspection,
+    Mended,
+    NodeAttachments,
+    Reclaimed,
+    Repair,
+)
 from tests.api_double import ALLOCATE, ALLOCATION, NETWORK_VIEW, RELEASED, Answer, serving
 
 C = "/v1/clusters/east"
@@ -48,6 +57,8 @@ POOL = m.Pool(
     cooldown=30,
     retention=0,
     elastic=None,
+    replicas=None,
+    surplus=0,
     size="340282366920938463463374607431768211456",
     used=3,
     cooling=1,
@@ -102,10 +113,36 @@ INSPECTION = Inspection(
     findings=[Finding(code="clock", keys=["k"], what="w", why="y", mend="m", safe=False)],
     more=0,
 )
+RECLAIMED = Reclaimed(
+    grace=300,
+    freed=[],
+    left=[
+        Candidate(
+            network="red",
+            slot="7",
+            ipv4="10.0.0.7",
+            ipv6=None,
+            node="n1",
+            namespace="a",
+            pod="p",
+            container="c",
+            ifname="eth0",
+            generation=3,
+            since=1.5,
+            last=0.5,
+            proved=False,
+            lacks="another report",
+        )
+    ],
+)
 MENDED = Mended(code="clock", keys=["k"], what="w", done=True)
 
 ANSWERS: dict[str, Any] = {
     "inspect": INSPECTION,
+    "node_attachments": NodeAttachments(node="n1", revision=9, held=2, missing=1),
+    "report_attachments": NodeAttachments(node="n1", revision=9, held=2, missing=1),
+    "reclaimable": RECLAIMED,
+    "reclaim": RECLAIMED,
     "repair": Repair(mended=[MENDED], left=INSPECTION),
     "own_status": SERVER_STATUS,
     "allocate": ALLOCATION,
@@ -162,6 +199,7 @@ BODIES: dict[Any, m.Request] = {
     m.Reserve: m.Reserve(network="blue", address="10.9.0.9"),
     m.OperatorRelease: m.OperatorRelease(network="blue", address="10.9.0.9", generation=4),
     m.NodeReport: m.NodeReport(version="1"),
+    AttachmentsReport: AttachmentsReport(seen=9, since=1, attachments=[]),
     m.NewCluster: m.NewCluster(name="east"),
     m.NewFabric: m.NewFabric(name="lab"),
 }
@@ -437,6 +475,10 @@ def test_not_ready_says_what_is_missing(tmp_path: Path, status: m.Status, why: s
 
 def test_metrics_count_requests_by_route_and_show_the_use_of_pools(tmp_path: Path) -> None:
     class Service:
+        name = "east"
+        reclaim_candidates = 3
+        reclaimed = 5
+
         async def status(self) -> m.ClusterStatus:
             return CLUSTER_STATUS
 
@@ -444,6 +486,12 @@ def test_metrics_count_requests_by_route_and_show_the_use_of_pools(tmp_path: Pat
             return [POOL]
 
     class Away:
+        name = "west"
+
+        @property
+        def reclaim_candidates(self) -> int:
+            raise Problem("state-unavailable", "etcd is away")
+
         async def status(self) -> m.ClusterStatus:
             raise Problem("state-unavailable", "etcd is away")
 
@@ -459,6 +507,8 @@ def test_metrics_count_requests_by_route_and_show_the_use_of_pools(tmp_path: Pat
     lines = asyncio.run(run()).splitlines()
     route = 'method="GET",route="/v1/clusters/{cluster}/pools"'
     assert f'netspace_http_requests_total{{{route},status="200"}} 2.0' in lines
+    assert 'netspace_reclaim_candidates{cluster="east"} 3.0' in lines
+    assert 'netspace_reclaimed_addresses_total{cluster="east"} 5.0' in lines
     assert f"netspace_http_request_seconds_count{{{route}}} 2.0" in lines
     assert 'netspace_http_requests_total{method="other",route="none",status="404"} 1.0' in lines
     assert 'netspace_http_requests_total{method="other",route="none",status="405"} 1.0' in lines

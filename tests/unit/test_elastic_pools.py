@@ -27,12 +27,8 @@ def made(bounds: Elastic = BOUNDS, ipv4: str = "10.0.0.0/24", **fields: Any) -> 
     """Elastic pool `main`, whose addresses rest for 30 s."""
     world = World()
     world.add_network(NewNetwork(name="red", ipv4=ipv4))
-    world.add_pool(
-        NewPool(
-            **({"name": "main", "kind": "default", "network": "red", "cooldown": 30} | fields),
-            elastic=bounds,
-        )
-    )
+    known: dict[str, Any] = {"cooldown": 30, **fields}
+    world.add_pool(NewPool(name="main", kind="default", network="red", elastic=bounds, **known))
     return world
 
 

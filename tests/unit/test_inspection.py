@@ -30,7 +30,7 @@ def fabric_of(world: World) -> FabricRecord:
     return record
 
 
-def inspected(world: World, fabrics: dict[str, KeyValue], now: int = 0) -> list[Flaw]:
+def inspected(world: World, fabrics: dict[str, KeyValue], now: int | None = None) -> list[Flaw]:
     inspector = Inspector(world.state.name, fabrics, now)
     stored = [world.stored[key] for key in sorted(world.stored)]
     for at in range(0, len(stored), 5):

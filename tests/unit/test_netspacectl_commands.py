@@ -15,6 +15,7 @@ from netspace.messages import (
     ChangeNetwork,
     ChangePool,
     ClusterStatus,
+    Elastic,
     LinkReport,
     NewNetwork,
     NewPool,
@@ -299,6 +300,28 @@ class TestPools:
             ("clusters",),
             ("change_pool", "east", "tenant-a", ChangePool(cooldown=7200)),
         ]
+
+    def test_an_elastic_pool_begins_with_its_minimum(self, terminal: Terminal) -> None:
+        line = "pool create db --kind application --network vlan910 --elastic 4:64 --quiet 1h"
+        assert terminal.run(*line.split()) == 0
+        new = terminal.client.asked[-1][2]
+        assert (new.size, new.elastic) == (None, Elastic(minimum=4, maximum=64, quiet=3600))
+
+    def test_a_change_of_one_bound_leaves_the_others_alone(self, terminal: Terminal) -> None:
+        bounds = Elastic(minimum=4, maximum=64, step=2, low=1)
+        terminal.client.pool_table["tenant-a"] = pool(elastic=bounds)
+        assert terminal.run("pool", "change", "tenant-a", "--elastic", "8:32", "--low", "3") == 0
+        assert terminal.client.asked[-1][3] == ChangePool(
+            elastic=Elastic(minimum=8, maximum=32, step=2, low=3), revision=13
+        )
+        assert terminal.run("pool", "change", "tenant-a", "--elastic", "none") == 0
+        assert terminal.client.asked[-1][3].elastic is None
+
+    @pytest.mark.parametrize("line", ["--step 4", "--elastic 9:4", "--elastic 4", "--elastic none"])
+    def test_bounds_that_say_nothing_are_refused(self, line: str, terminal: Terminal) -> None:
+        words = f"pool create db --kind application --network vlan910 {line}".split()
+        assert terminal.run(*words) == 2
+        assert not terminal.client.asked
 
 
 class TestAddresses:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from netspace.upkeep import Finding, Inspection, Mended, Repair
+from netspace.upkeep import Candidate, Finding, Inspection, Mended, Reclaimed, Repair
 from netspacectl import exits
 from tests.unit.netspacectl_double import MemoryClient, Terminal
 
@@ -72,3 +72,49 @@ def test_repair_says_what_it_did_and_what_is_left(capsys: Capture) -> None:
     client.findings = []
     assert Terminal(client).run("audit", "--repair", "-o", "json") == exits.DONE
     assert json.loads(capsys.readouterr().out)["left"]["findings"] == []
+
+
+class Missing(MemoryClient):
+    """A server with one candidate, which a round frees."""
+
+    candidate = Candidate(
+        network="vlan910",
+        slot="7",
+        ipv4="10.91.0.7",
+        ipv6="fd00:91::7",
+        node="node-1",
+        namespace="team-a",
+        pod="web-0",
+        container="c0ffee",
+        ifname="eth0",
+        generation=3,
+        since=400.0,
+        last=10.0,
+        proved=False,
+        lacks="another report of node node-1",
+    )
+
+    async def reclaimable(self, cluster: str) -> Reclaimed:
+        self._note("reclaimable", cluster)
+        return Reclaimed(grace=300, freed=[], left=[self.candidate])
+
+    async def reclaim(self, cluster: str) -> Reclaimed:
+        self._note("reclaim", cluster)
+        return Reclaimed(grace=300, freed=[self.candidate], left=[])
+
+
+def test_a_dry_run_explains_every_candidate_and_frees_nothing(capsys: Capture) -> None:
+    client = Missing("east")
+    assert Terminal(client).run("reclaim", "--dry-run") == exits.DONE
+    shown = capsys.readouterr().out
+    for part in ("10.91.0.7", "team-a/web-0", "node-1", "6m40s", "10s", "another report"):
+        assert part in shown
+    assert ("reclaim", "east") not in client.asked
+
+
+def test_a_round_says_what_it_freed(capsys: Capture) -> None:
+    assert Terminal(Missing("east")).run("reclaim") == exits.DONE
+    assert capsys.readouterr().out.splitlines() == [
+        "reclaimed 10.91.0.7 of pod team-a/web-0 on node node-1",
+        "no candidates: every node's last report has all that its pods hold",
+    ]
