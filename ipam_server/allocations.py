@@ -89,6 +89,8 @@ class Allocations(Leading):
                     case Choice():
                         choice, change = term.giving(decision)
                         revision = await self._commit(term, change)
+                        if choice.grown is not None:
+                            log.info("%s", choice.grown)
                         return views.allocation(
                             term.state, choice.slot, choice.holder, revision, choice.how
                         )

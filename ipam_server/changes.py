@@ -105,9 +105,7 @@ def resizing(keys: Keys, resize: Resize) -> Change:
     return Change(compares, (put,), put.key, put.value, resize.slots, resizes=network)
 
 
-def freeing(
-    keys: Keys, slot: SlotId, held: Held, at: int, sequence: int, said: int = 0
-) -> Change:
+def freeing(keys: Keys, slot: SlotId, held: Held, at: int, sequence: int, said: int = 0) -> Change:
     """The end of one generation: `at` is the cluster's clock in milliseconds, `sequence` the order
     among the releases of one revision, `said` the time of day (Unix seconds) for people."""
     holder = held.holder

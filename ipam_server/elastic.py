@@ -1,9 +1,10 @@
 """Pools that grow and shrink by themselves: pure rules on when, by what, and why not.
 
 A pool grows by its step, from where it was carved, when nothing of it can be given, or ahead of
-that when less than its low watermark is free. It never takes what somebody holds, or what would have to
-rest in it. It gives a block back when it was not needed for its quiet time: a run of addresses of
-which none is used, in cool-down, retained or in flight. It stays within its bounds.
+that when less than its low watermark is free. It never takes what somebody holds, or what would
+have to rest in it. It gives a block back when it was not needed for its quiet time: a run of
+addresses of which none is used, in cool-down, retained or in flight. It stays within its bounds,
+which for an application's pool follow from the application's replicas.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import msgspec
 
 from ipam_server.keys import SlotId
 from ipam_server.pools import total_free
-from ipam_server.records import MOST_AT_ONCE, PoolRecord, stored_ranges
+from ipam_server.records import MOST_AT_ONCE, PoolRecord, ranges_of, stored_ranges
 from ipam_server.state import ClusterState, PoolState
 from netspace.problems import Problem
 from netspace.ranges import Interval, Ranges
@@ -31,6 +32,10 @@ class Resize:
     revision: int
     record: PoolRecord
     block: Ranges
+
+    def __str__(self) -> str:
+        size = ranges_of(self.record).size
+        return f"pool {self.pool} has {size} addresses now: {self.block.size} came or went"
 
     @property
     def slots(self) -> tuple[SlotId, ...]:
@@ -66,8 +71,8 @@ def ahead(state: ClusterState, pool: PoolState, now: int) -> Resize | None:
 
 
 def spare(state: ClusterState, pool: PoolState, now: int) -> int:
-    """How many addresses the pool could do without: a block of them, or none. What was used
-    since the last look counts as used."""
+    """How many addresses the pool could do without: a block of them, or none; where replicas are
+    followed, all that are too many. What was used since the last look counts as used."""
     bounds = pool.record.bounds
     if bounds is None:
         return 0
@@ -75,7 +80,10 @@ def spare(state: ClusterState, pool: PoolState, now: int) -> int:
     count = min(bounds.step, pool.ranges.size - bounds.minimum)
     burst = max(0, pool.peak - pool.used)
     pool.peak = pool.used
-    return count if count > 0 and pool.free - burst - count >= bounds.low else 0
+    over = pool.free - burst - bounds.low
+    if pool.record.replicas is not None:
+        count = min(count, over)
+    return count if 0 < count <= over else 0
 
 
 def shrinkage(pool: PoolState, count: int) -> Resize | None:

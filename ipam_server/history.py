@@ -75,9 +75,7 @@ async def page_after(store: Store, keys: Keys, after: bytes) -> Page | None:
         return None
 
 
-async def history(
-    store: Store, state: ClusterState, slot: SlotId, entries: int
-) -> AddressHistory:
+async def history(store: Store, state: ClusterState, slot: SlotId, entries: int) -> AddressHistory:
     """All that is known of the holders of a slot, the latest first."""
     known = state.networks[slot[0]]
     held, released = state.held(slot), state.released(slot)

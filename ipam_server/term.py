@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from ipam_server.state import ClusterState, Held, PoolState
 from netspace.callers import current
 from netspace.problems import Problem
 from statestore import Delete, Leader, Put, Store, Unavailable
+
+log = logging.getLogger(__name__)
 
 FORGOTTEN = 50
 """Remembered changes, or released claims, that one transaction forgets."""
@@ -255,6 +258,7 @@ class Term:
                 if resize is not None:
                     with contextlib.suppress(Problem, Conflict):
                         await self.submit(resizing(self.state.keys, resize))
+                        log.info("%s", resize)
             await asyncio.sleep(self.limits.pool_interval)
 
     def _resize(self, pool: PoolState, calm: dict[str, int]) -> Resize | None:

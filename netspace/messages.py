@@ -154,10 +154,11 @@ class Elastic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class NewPool(Request):
-    """Either `ranges` or `size`, or neither for an `elastic` pool of its minimum. `parent` names the netspace pool that an application pool is
-    carved from; without it the space comes from the total pool. `cooldown`: how long a released
-    address rests before another pod gets it. `retention`: how long a named pod's is kept for that
-    name. `namespaces`: who may name it, `*` for all; a default pool needs none."""
+    """Either `ranges` or `size`, or neither for an `elastic` pool of its minimum. `parent` names
+    the netspace pool that an application pool is carved from; without it the space comes from the
+    total pool. `cooldown`: how long a released address rests before another pod gets it.
+    `retention`: how long a named pod's is kept for that name. `namespaces`: who may name it, `*`
+    for all; a default pool needs none."""
 
     name: Name
     kind: PoolKind
@@ -180,6 +181,8 @@ class ChangePool(Request):
     cooldown: Seconds | UnsetType = UNSET
     retention: Seconds | UnsetType = UNSET
     elastic: Elastic | UnsetType | None = UNSET
+    replicas: Annotated[int, Meta(ge=0, le=65_536)] | UnsetType | None = UNSET
+    surplus: Annotated[int, Meta(ge=0, le=65_536)] | UnsetType = UNSET
 
 
 class ResizePool(Request):

@@ -8,7 +8,7 @@ import pytest
 
 from ipam_server.term import Limits
 from lab.etcd import Etcd
-from netspace.messages import Elastic, NewPool, Selection
+from netspace.messages import ChangePool, Elastic, NewPool, Selection
 from netspace.problems import Problem
 from statestore import Store
 from tests.etcd.service_world import ask, check, find, load, make, serving, until
@@ -109,5 +109,39 @@ def test_another_leader_goes_on_growing_where_the_last_one_ended(etcd: Etcd) -> 
 
             await until(small)
             await check(store, service, answers[0])
+
+    asyncio.run(scenario())
+
+
+def test_an_applications_pool_follows_its_replicas_and_keeps_what_is_retained(etcd: Etcd) -> None:
+    async def scenario() -> None:
+        limits = Limits(timeout=5.0, pool_interval=0.05)
+        async with serving(etcd.url, limits=limits) as directory, Store([etcd.url]) as store:
+            service = await make(directory)
+            await service.create_pool(
+                NewPool(
+                    name="db", kind="application", network="red", size="1", namespaces=["*"],
+                    retention=3600,
+                )
+            )  # fmt: skip
+            db = Selection(application="db")
+            pool = await service.change_pool("db", ChangePool(replicas=6, surplus=1))
+            assert (pool.size, pool.replicas, pool.surplus) == ("7", 6, 1)
+            asked = [ask(f"c{n}", f"db-{n}", selection=db) for n in range(4)]
+            answers = [await service.allocate(request) for request in asked]
+            for request in asked[2:]:
+                await service.release(release_of(request))
+            await service.change_pool("db", ChangePool(replicas=2, surplus=0))
+
+            async def settled() -> bool:
+                return (await service.pool("db")).size == "4"
+
+            await until(settled)
+            pool = await service.pool("db")
+            assert (pool.used, pool.retained, pool.free) == (2, 2, "0")
+            await service.change_pool("db", ChangePool(replicas=4))
+            again = [await service.allocate(ask(f"d{n}", f"db-{n}", selection=db)) for n in (3, 2)]
+            assert [each.slot for each in again] == [answers[3].slot, answers[2].slot]
+            await check(store, service, *answers[:2], *again)
 
     asyncio.run(scenario())

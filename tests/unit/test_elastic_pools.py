@@ -14,7 +14,7 @@ from ipam_server.allocator import Choice, Wait, choose
 from ipam_server.changes import resizing
 from ipam_server.records import Holder, stored_ranges
 from ipam_server.state import ClusterState
-from netspace.messages import ChangePool, Elastic, NewNetwork, NewPool, Selection
+from netspace.messages import ChangePool, Elastic, NewNetwork, NewPool, ResizePool, Selection
 from netspace.problems import Problem
 from netspace.ranges import Ranges
 from statestore import Event
@@ -265,3 +265,104 @@ def test_what_is_in_no_pool_is_in_no_queue() -> None:
     world.do(resizing(world.keys, gone))
     queued = [*order(pool.ready), *order(pool.cooling), *pool.never.ranges()]
     assert sorted(queued) == list(pool.own) and len(queued) == pool.size
+
+
+DB = Selection(application="db")
+
+
+def for_an_application(**fields: Any) -> World:
+    """Application pool `db` of one address, which keeps its pods' addresses for an hour."""
+    world = World()
+    world.add_network(NewNetwork(name="red", ipv4="10.0.0.0/28"))
+    new = NewPool(
+        name="db", kind="application", network="red", size="1", namespaces=["*"], retention=3600,
+        **fields,
+    )  # fmt: skip
+    world.add_pool(new)
+    return world
+
+
+def scale(world: World, **asked: Any) -> None:
+    """What a change of the pool's replicas does at once."""
+    pool = world.pool("db")
+    record = pools.change(world.state, pool, ChangePool(**asked))
+    world.rewrite("db", elastic.sized(world.state, pool, record, world.now))
+
+
+def give_back(world: World) -> None:
+    """What the leader does until nothing more is left over."""
+    pool = world.pool("db")
+    elastic.spare(world.state, pool, world.now)
+    while count := elastic.spare(world.state, pool, world.now):
+        gone = elastic.given_back(pool, count)
+        if gone is None:
+            return
+        world.do(resizing(world.keys, gone))
+
+
+def test_an_applications_pool_has_an_address_for_each_replica_and_a_surplus() -> None:
+    world = for_an_application()
+    scale(world, replicas=5, surplus=2)
+    assert world.pool("db").size == 7
+    scale(world, replicas=3)
+    give_back(world)
+    assert world.pool("db").size == 5
+    scale(world, replicas=None)
+    give_back(world)
+    assert (world.pool("db").size, world.pool("db").record.surplus) == (5, 0)
+    assert same_after_a_reload(world)
+
+
+def test_scaled_down_and_up_again_each_replica_has_its_address_back() -> None:
+    world = for_an_application()
+    scale(world, replicas=5)
+    before = [world.allocate(ask(f"a{n}", f"db-{n}", selection=DB))[0] for n in range(5)]
+    for index in before[2:]:
+        world.release(("red", index))
+    scale(world, replicas=2)
+    give_back(world)
+    assert world.pool("db").size == 5
+    scale(world, replicas=2, surplus=4)
+    scale(world, surplus=0)
+    give_back(world)
+    assert world.pool("db").size == 5
+    scale(world, replicas=5)
+    for n in (4, 2, 3):
+        index, _ = world.allocate(ask(f"b{n}", f"db-{n}", selection=DB))
+        assert index == before[n]
+
+
+def test_what_is_retained_no_longer_goes_back() -> None:
+    world = for_an_application()
+    scale(world, replicas=5)
+    for n in range(5):
+        world.allocate(ask(f"a{n}", f"db-{n}", selection=DB))
+    for index in (1, 3, 5):
+        world.release(("red", index))
+    scale(world, replicas=2)
+    world.now = 3_600_000
+    give_back(world)
+    assert list(world.pool("db").own) == [2, 4]
+    assert same_after_a_reload(world)
+
+
+def test_replicas_that_there_is_no_room_for_are_refused() -> None:
+    world = for_an_application()
+    before = dict(world.stored)
+    with pytest.raises(Problem, match="needs 19 more addresses for 20 replicas"):
+        scale(world, replicas=20)
+    with pytest.raises(Problem, match="more than the maximum of pool db, 4"):
+        scale(for_an_application(elastic=Elastic(minimum=1, maximum=4)), replicas=5)
+    assert world.stored == before
+
+
+def test_only_an_applications_pool_has_replicas_and_then_no_size_of_its_own() -> None:
+    world = made()
+    with pytest.raises(Problem, match="for no application"):
+        pools.change(world.state, world.pool("main"), ChangePool(replicas=3))
+    world = for_an_application()
+    scale(world, replicas=3)
+    with pytest.raises(Problem, match="follows the 3 replicas"):
+        pools.grow(world.state, world.pool("db"), ResizePool(size="1"))
+    with pytest.raises(Problem, match="follows the 3 replicas"):
+        pools.shrink(world.state, world.pool("db"), ResizePool(size="1"), 0)

@@ -25,8 +25,8 @@ from netspace.messages import (
     ResizePool,
     ServerStatus,
     Status,
-    Tenancy,
     StoreMember,
+    Tenancy,
 )
 from netspace.problems import Problem
 from tests.unit.netspacectl_double import MemoryClient, Terminal, entry, network, pool
@@ -316,6 +316,14 @@ class TestPools:
         )
         assert terminal.run("pool", "change", "tenant-a", "--elastic", "none") == 0
         assert terminal.client.asked[-1][3].elastic is None
+
+    def test_replicas_and_surplus_are_sent_as_given(self, terminal: Terminal) -> None:
+        for line, change in (
+            ("--replicas 5 --surplus 2", ChangePool(replicas=5, surplus=2)),
+            ("--replicas none", ChangePool(replicas=None)),
+        ):
+            assert terminal.run("pool", "change", "tenant-a", *line.split()) == 0
+            assert terminal.client.asked[-1][3] == change
 
     @pytest.mark.parametrize("line", ["--step 4", "--elastic 9:4", "--elastic 4", "--elastic none"])
     def test_bounds_that_say_nothing_are_refused(self, line: str, terminal: Terminal) -> None:

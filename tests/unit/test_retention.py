@@ -100,9 +100,7 @@ def test_an_empty_family_or_pool_keeps_nothing_of_another_back() -> None:
     world.add_network(NewNetwork(name="red", ipv4="10.0.0.0/24", ipv6="fd00::/64"))
     world.add_network(NewNetwork(name="six", ipv6="fd01::/64"))
     world.add_pool(NewPool(name="main", kind="default", network="red", size="1"))
-    world.add_pool(
-        NewPool(name="six", kind="netspace", network="six", size="4", namespaces=["*"])
-    )
+    world.add_pool(NewPool(name="six", kind="netspace", network="six", size="4", namespaces=["*"]))
     world.allocate(ask("a", "web-0"))
     before = dict(world.stored)
     for number in range(20):
