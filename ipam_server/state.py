@@ -88,8 +88,16 @@ class NetworkState:
     """A network, its holders, its releases, and which pool owns which index."""
 
     __slots__ = (
-        "_firsts", "_owners", "held", "record", "released", "reserved", "revision", "slots", "total",
-    )  # fmt: skip
+        "_firsts",
+        "_owners",
+        "held",
+        "record",
+        "released",
+        "reserved",
+        "revision",
+        "slots",
+        "total",
+    )
 
     def __init__(self, record: NetworkRecord, revision: int) -> None:
         self.held: dict[int, Held] = {}
@@ -218,6 +226,7 @@ class ClusterState:
     used_by: dict[str, int] = field(default_factory=dict)
     reshaped: set[str] = field(default_factory=set)
     strays: set[bytes] = field(default_factory=set)
+    _last: int = 0
     audit: dict[bytes, int] = field(default_factory=dict)
     buried: dict[str, int] = field(default_factory=dict)
 
@@ -345,12 +354,18 @@ class ClusterState:
                 del self.attachments[before.holder.attachment]
         if value is not None:
             holder = decode_holder(value)
+            if revision == self._last:
+                # One transaction gives many slots: their generation is kept once.
+                revision = self._last
+            self._last = revision
             network.held[slot[1]] = Held(holder, revision)
             network.reserved += holder.reserved
             self._count(holder, 1)
             self._remember(holder.identity, slot)
             if not holder.reserved:
                 self.attachments[holder.attachment] = slot
+        if slot[0] in self.reshaped:
+            return
         pool = network.owner(slot[1])
         if pool is not None:
             pool.used += (value is not None) - (before is not None)
@@ -368,7 +383,8 @@ class ClusterState:
             release = decode_release(value)
             network.released[slot[1]] = Released(release, revision)
             self._remember(release.identity, slot)
-        self.place(slot)
+        if slot[0] not in self.reshaped:
+            self.place(slot)
 
     def _apply_network(self, name: str, value: bytes | None, revision: int) -> None:
         if value is None:
@@ -454,8 +470,10 @@ class ClusterState:
         # fragments cost.
         for index in sorted(network.held.keys() | network.released.keys()):
             owner = network.owner(index)
-            if owner is not None:
-                owner.used += index in network.held
+            if owner is not None and index in network.held:
+                owner.used += 1
+                owner.never.discard(index)
+            elif owner is not None:
                 self.place((name, index))
         for slot in self.taken:
             if slot[0] == name:

@@ -247,6 +247,9 @@ class _Cluster:
                 continue
             if known is None or (known.network, known.parent) != (block.network, block.parent):
                 continue  # refused already
+            present = self.pools[name]
+            if present.replicas is not None or (present.elastic and wanted.new.elastic):
+                continue  # its size and ranges are its own affair
             if wanted.ranges is not None:
                 gone, more = known.ranges - wanted.ranges, wanted.ranges - known.ranges
                 if gone:
