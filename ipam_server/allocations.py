@@ -11,11 +11,11 @@ import logging
 from ipam_server import views
 from ipam_server.allocator import Choice, Repeat, Wait, choose
 from ipam_server.changes import burial
+from ipam_server.inventory import Held
 from ipam_server.keys import SlotId
 from ipam_server.leading import LeaderRecord, Leading
 from ipam_server.reclaim import OperatorWord
 from ipam_server.serial import KeyedLocks
-from ipam_server.state import Held
 from ipam_server.term import Limits
 from netspace import messages as m
 from netspace.callers import check_own, current

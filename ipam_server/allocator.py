@@ -22,9 +22,10 @@ from typing import Literal
 import msgspec
 
 from ipam_server.elastic import Resize, growth
+from ipam_server.inventory import Held, PoolState
 from ipam_server.keys import SlotId
 from ipam_server.records import Holder, Identity, Release
-from ipam_server.state import ClusterState, Held, PoolState
+from ipam_server.state import ClusterState
 from ipam_server.wishes import Wish, families_of, fixed_slot, weigh
 from netspace.messages import AllocateRequest
 from netspace.problems import Problem

@@ -10,9 +10,9 @@ import msgspec
 
 from ipam_server.allocator import Choice
 from ipam_server.elastic import Resize
+from ipam_server.inventory import Held
 from ipam_server.keys import Keys, SlotId
 from ipam_server.records import stored_slot
-from ipam_server.state import Held
 from statestore import Compare, Delete, Event, Get, Put, Txn, TxnResult
 
 encode = msgspec.json.encode

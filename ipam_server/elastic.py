@@ -15,10 +15,11 @@ from itertools import islice
 
 import msgspec
 
+from ipam_server.inventory import PoolState
 from ipam_server.keys import SlotId
 from ipam_server.pools import total_free
 from ipam_server.records import MOST_AT_ONCE, PoolRecord, ranges_of, stored_ranges
-from ipam_server.state import ClusterState, PoolState
+from ipam_server.state import ClusterState
 from netspace.problems import Problem
 from netspace.ranges import Interval, Ranges
 

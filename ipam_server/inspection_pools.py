@@ -10,9 +10,9 @@ import msgspec
 from ipam_server import keys as key_names
 from ipam_server import networks as rules
 from ipam_server.flaws import Flaw, mending
+from ipam_server.inventory import slot_map, total_of
 from ipam_server.keys import Keys, SlotId
 from ipam_server.records import FabricRecord, NetworkRecord, PoolRecord, ranges_of
-from ipam_server.state import slot_map, total_of
 from netspace.problems import Problem
 from netspace.ranges import Ranges
 from netspace.slots import SlotError, SlotMap

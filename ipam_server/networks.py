@@ -10,8 +10,8 @@ from ipaddress import IPv4Network, IPv6Network
 
 import msgspec
 
+from ipam_server.inventory import NetworkState, PoolState, gateway_indices, slot_map, total_of
 from ipam_server.records import FabricMemberRecord, FabricRecord, NetworkRecord
-from ipam_server.state import NetworkState, PoolState, gateway_indices, slot_map, total_of
 from netspace.messages import ChangeNetwork, NewNetwork
 from netspace.problems import Problem, invalid
 from netspace.ranges import Ranges

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import msgspec
 
+from ipam_server.inventory import NetworkState, PoolState
 from ipam_server.networks import check_unchanged
 from ipam_server.records import PoolRecord, stored_ranges
-from ipam_server.state import ClusterState, NetworkState, PoolState
+from ipam_server.state import ClusterState
 from netspace.messages import ChangePool, Elastic, NewPool, ResizePool
 from netspace.problems import Problem, invalid
 from netspace.ranges import Ranges

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from ipam_server.inventory import Absences, Held
 from ipam_server.keys import SlotId
 from ipam_server.records import Absence, AbsencesRecord
-from ipam_server.state import Absences, ClusterState, Held
+from ipam_server.state import ClusterState
 from netspace.upkeep import AttachmentsReport
 from statestore import Compare
 

@@ -15,9 +15,10 @@ import msgspec
 from ipam_server import reclaim, views
 from ipam_server.changes import Change
 from ipam_server.committer import Conflict
+from ipam_server.inventory import Held
 from ipam_server.keys import SlotId
 from ipam_server.reclaim import NodeReports, Verdict
-from ipam_server.state import ClusterState, Held
+from ipam_server.state import ClusterState
 from ipam_server.term import Term
 from ipam_server.upkeep import Upkeep
 from netspace.problems import Problem

@@ -19,11 +19,12 @@ from ipam_server.allocator import whose
 from ipam_server.changes import Change
 from ipam_server.elastic import sized
 from ipam_server.history import history
+from ipam_server.inventory import PoolState
 from ipam_server.keys import catalogue
 from ipam_server.keys import fabric as fabric_key
 from ipam_server.reclaiming import Reclaiming
 from ipam_server.records import FabricRecord, Holder, NodeRecord
-from ipam_server.state import ClusterState, PoolState
+from ipam_server.state import ClusterState
 from ipam_server.term import Term
 from ipam_server.views import AddressFilter
 from netspace import messages as m

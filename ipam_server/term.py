@@ -20,9 +20,10 @@ from ipam_server.changes import Change, allocation, freeing, resizing
 from ipam_server.committer import Committer, Conflict, state_unavailable
 from ipam_server.elastic import Resize, ahead, given_back, spare
 from ipam_server.history import forgetting, page_after, remembering
+from ipam_server.inventory import Held, PoolState
 from ipam_server.keys import SlotId
 from ipam_server.records import Release
-from ipam_server.state import ClusterState, Held, PoolState
+from ipam_server.state import ClusterState
 from netspace.callers import current
 from netspace.problems import Problem
 from statestore import Delete, Leader, Put, Store, Unavailable

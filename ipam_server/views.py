@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Literal
 
+from ipam_server.inventory import NetworkState, PoolState
 from ipam_server.keys import SlotId
 from ipam_server.pools import network_of, total_free
 from ipam_server.records import FabricRecord, Holder
-from ipam_server.state import ClusterState, NetworkState, PoolState
+from ipam_server.state import ClusterState
 from netspace.messages import (
     AddressEntry,
     AddressPage,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ipam_server.inventory import PoolState
 from ipam_server.keys import SlotId
-from ipam_server.state import ClusterState, PoolState
+from ipam_server.state import ClusterState
 from netspace.messages import AllocateRequest
 from netspace.problems import Problem
 from netspace.slots import Family, SlotError, parse_address

@@ -4,8 +4,8 @@ or generation it names. The soak has to notice."""
 from __future__ import annotations
 
 from ipam_server import allocations
+from ipam_server.inventory import Held
 from ipam_server.main import main
-from ipam_server.state import Held
 from netspace.messages import ReleaseRequest
 
 

@@ -15,10 +15,11 @@ from ipam_server import pools as pool_rules
 from ipam_server.allocator import Choice, choose
 from ipam_server.changes import Change, allocation, freeing
 from ipam_server.history import remembering
+from ipam_server.inventory import NetworkState, PoolState
 from ipam_server.keys import SlotId
 from ipam_server.queues import ReleaseQueue
 from ipam_server.records import Holder, Identity, NetworkRecord, PoolRecord, Release
-from ipam_server.state import ClusterState, NetworkState, PoolState
+from ipam_server.state import ClusterState
 from netspace.messages import (
     AllocateRequest,
     AttachmentId,

@@ -21,9 +21,9 @@ from ipam_server import pools as pool_rules
 from ipam_server.allocations import _not_held
 from ipam_server.allocator import Choice, Repeat, Wait, choose
 from ipam_server.changes import Change, freeing, resizing
+from ipam_server.inventory import Held
 from ipam_server.keys import slot_id
 from ipam_server.records import Holder, Release, slot_of
-from ipam_server.state import Held
 from ipam_server.views import allocation as answer
 from netspace.messages import (
     AllocateRequest,

@@ -199,6 +199,14 @@ def test_a_pool_that_moves_wholly_has_its_new_place_before_it_leaves_the_old_one
     ]
 
 
+def test_a_pool_that_grows_by_itself_keeps_the_size_it_has(world: PlanWorld) -> None:
+    pools = "p: {kind: application, size: %d, elastic: {minimum: 4, maximum: 64}}"
+    world.apply(plan(network(pools % 8)))
+    assert steps(world.apply(plan(network(pools % 16)))) == []
+    fixed = "p: {kind: application, size: 16}"
+    assert "grow pool east/p" in steps(world.apply(plan(network(fixed))))
+
+
 def test_pools_that_would_change_places_are_refused(world: PlanWorld) -> None:
     pools = "p: {kind: application, ranges: [%s]}, q: {kind: application, ranges: [%s]}"
     world.apply(plan(network(pools % ("10.9.0.16/28", "10.9.0.32/28"))))
