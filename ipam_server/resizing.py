@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from ipam_server.records import PoolRecord, ranges_of
 
 if TYPE_CHECKING:
-    from ipam_server.state import ClusterState, PoolState
+    from ipam_server.inventory import PoolState
+    from ipam_server.state import ClusterState
 
 
 def resize(state: ClusterState, pool: PoolState, record: PoolRecord, revision: int) -> None:
