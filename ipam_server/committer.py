@@ -40,6 +40,9 @@ MAX_BYTES = 1 << 20
 LOOK = 0.1
 """Seconds between two looks for changes that have waited too long."""
 
+FEW = 8
+"""Changes that one transaction takes in any case, if they wait."""
+
 PAUSE = 0.2
 """Seconds between two attempts to learn what became of a transaction."""
 
@@ -91,6 +94,7 @@ class Committer:
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._last = 0
         self.stopped = False
         self.differs = False
 
@@ -168,7 +172,10 @@ class Committer:
         batch: list[Pending] = []
         keys: set[bytes] = set()
         widest = weight = 0
-        while self._waiting:
+        # Half of all who take turns: were all in one, this server would wait for etcd and etcd for
+        # this server.
+        most = max(FEW, (len(self._waiting) + self._last + 1) // 2)
+        while self._waiting and len(batch) < most:
             change = self._waiting[0].change
             widest = max(widest, operations(self._waiting[0].nested))
             weight += change.weight
@@ -178,6 +185,7 @@ class Committer:
                 break
             keys |= touched
             batch.append(self._waiting.popleft())
+        self._last = len(batch)
         return batch
 
     async def _commit(self, batch: list[Pending]) -> None:

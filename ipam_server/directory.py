@@ -203,7 +203,8 @@ class Directory:
     # Status
 
     async def status(self) -> m.Status:
-        """Ready: the clusters are known, each is led by somebody, and an etcd member answers."""
+        """Ready: the clusters are known, each is led by somebody, and an etcd member answers. A
+        leader of this server's name that is not this process is its past."""
         clusters = await asyncio.gather(*(service.status() for service in self._services.values()))
         members = await self._store.status()
         try:
@@ -212,7 +213,10 @@ class Directory:
             servers = [self.own_status()]
         ready = (
             self._known.is_set()
-            and all(cluster.leader is not None for cluster in clusters)
+            and all(
+                cluster.leader is not None and (cluster.leading or cluster.leader != self.server)
+                for cluster in clusters
+            )
             and any(not member.error for member in members)
         )
         return m.Status(

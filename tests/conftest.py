@@ -8,7 +8,9 @@ does not do, so a skip for these reasons comes from calling pytest by hand.
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,18 @@ settings.register_profile(
 settings.load_profile("netspace")
 
 _TESTS = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Programs that run inside a test set up the log as their process's."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    if root.level != level:
+        root.setLevel(level)
+    if root.handlers != handlers:
+        root.handlers[:] = handlers
 
 
 def _cannot_run(folder: str) -> str:

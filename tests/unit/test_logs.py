@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -18,12 +17,8 @@ from netspace.logs import JsonLines
 
 
 @pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    text = io.StringIO()
-    yield text
-    root.handlers[:], root.level = handlers, level
+def stream() -> io.StringIO:
+    return io.StringIO()
 
 
 def test_extra_keys_stand_beside_the_message(stream: io.StringIO) -> None:
