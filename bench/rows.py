@@ -58,7 +58,7 @@ class Scale:
     usual: str
 
 
-WHOLE = Scale(5, 4, {size: size for size in HELD}, 2400, "about 15 minutes")
+WHOLE = Scale(5, 4, {size: size for size in HELD}, 2400, "about ten minutes")
 QUICK = Scale(1, 1, dict(zip(HELD, (200, 1000, 3000), strict=True)), 180, "less than a minute")
 
 

@@ -313,12 +313,13 @@ class ClusterState:
         network.own(pools)
         # In the order of indices: taken out of the middle, each would cost what the pool's
         # fragments cost.
-        for index in sorted(network.held.keys() | network.released.keys()):
+        for index in sorted(network.held):
             owner = network.owner(index)
-            if owner is not None and index in network.held:
+            if owner is not None:
                 owner.used += 1
                 owner.never.discard(index)
-            elif owner is not None:
+        for index in sorted(network.released):
+            if index not in network.held:
                 self.place((name, index))
         for slot in self.taken:
             if slot[0] == name:
