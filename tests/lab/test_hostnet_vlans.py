@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from scapy.layers.inet6 import ICMPv6ND_NA
@@ -113,6 +114,32 @@ def test_a_pods_announcements_leave_the_node_with_its_vlans_tag(place: Place) ->
         tap = one if state.active == "card0" else other
         frames = tap.frames(3, complete)
     assert complete(frames)
+
+
+def test_no_frame_of_one_vlan_is_seen_in_another(place: Place) -> None:
+    for node in (place.node, place.other):
+        run_in(node, lambda net: ensure_bond(net, BOND))
+    sender = place.pod(place.node, 910, "10.9.1.5/24", "fd00:9::5/64")
+    mac = run_in(sender, lambda net: get_link(net, "eth0")).mac
+    same = place.pod(place.other, 910, "10.9.1.6/24", "fd00:9::6/64")
+    beside = place.pod(place.node, 920, "10.9.1.7/24", "fd00:9::7/64")
+    beyond = place.pod(place.other, 920, "10.9.1.8/24", "fd00:9::8/64")
+    with (
+        Tap(same, "eth0") as heard,
+        Tap(beside, "eth0") as near,
+        Tap(beyond, "eth0") as far,
+        udp(sender, "10.9.1.5") as source,
+    ):
+        source.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        for target in ("10.9.1.255", "10.9.1.6", "10.9.1.7", "10.9.1.8"):
+            source.sendto(b"to whom it may concern", (target, 9))
+
+        def from_sender(seen: list[Any]) -> list[Any]:
+            return [frame for frame in seen if frame.src == mac]
+
+        assert from_sender(heard.frames(3, lambda seen: bool(from_sender(seen))))
+        for tap in (near, far):
+            assert not from_sender(tap.frames(1, lambda seen: bool(from_sender(seen))))
 
 
 def _tags(frames: list[object], kind: object) -> set[int | None]:
