@@ -21,6 +21,7 @@ from statestore import (
     Unavailable,
     WatchEvents,
 )
+from statestore.watch import FETCH, PAGE
 
 
 async def write_on(store: Store, prefix: bytes, until: asyncio.Event) -> None:
@@ -287,5 +288,44 @@ def test_an_etcd_restored_from_an_older_copy_is_read_anew(etcd: Etcd, tmp_path: 
                 page = await waiting
                 assert isinstance(page, SnapshotPage)
                 assert [kv.key for kv in page.items] == [b"/w/old"]
+
+    asyncio.run(scenario())
+
+
+def test_a_large_range_is_read_anew_in_pages_of_one_revision_without_what_is_left_out(
+    etcd: Etcd,
+) -> None:
+    count = FETCH + 2 * PAGE + 1
+
+    async def scenario() -> None:
+        async with Store([etcd.url]) as store:
+            for start in range(0, count, 120):
+                numbers = range(start, min(start + 120, count))
+                puts = tuple(Put(b"/k/m/%06d" % number, b"") for number in numbers)
+                await store.txn(Txn(then=puts))
+            beside = (b"/k/a", b"/k/left/1", b"/k/left/2", b"/k/left0", b"/k/z")
+            revision = (await store.txn(Txn(then=tuple(Put(key, b"") for key in beside)))).revision
+            pages: list[SnapshotPage] = []
+            async with contextlib.aclosing(store.watch(b"/k/", without=b"/k/left/")) as changes:
+                async for change in changes:
+                    assert isinstance(change, SnapshotPage)
+                    pages.append(change)
+                    if change.last:
+                        break
+                    # What is written meanwhile belongs to the changes.
+                    if change.first:
+                        await store.txn(Txn(then=(Put(b"/k/m/zz", b""), Delete(b"/k/z"))))
+                        left_out = await store.txn(Txn(then=(Put(b"/k/left/3", b""),)))
+                later = [await anext(changes), await anext(changes)]
+            assert {page.revision for page in pages} == {revision}
+            assert [page.first for page in pages] == [True] + [False] * (len(pages) - 1)
+            assert max(len(page.items) for page in pages) <= PAGE
+            keys = [kv.key for page in pages for kv in page.items]
+            assert keys == sorted(
+                [b"/k/a", b"/k/left0", b"/k/z", *(b"/k/m/%06d" % n for n in range(count))]
+            )
+            assert all(isinstance(each, WatchEvents) for each in later)
+            assert [event.key for event in later[-1].events] == [b"/k/left/3"]  # type: ignore[union-attr]
+            assert later[-1].revision == left_out.revision
 
     asyncio.run(scenario())
