@@ -95,6 +95,9 @@ ROWS = (
         ),
     ),
     *(_held(size) for size in HELD),
+    Row("alloc_per_s_batches", "1/s"),
+    Row("alloc_cpu_us_64", "µs"),
+    Row("alloc_cpu_us_batches", "µs"),
     Row("raw_txn_ms", "ms", 3),
     Row(
         "alloc_ms_1",

@@ -50,7 +50,7 @@ def shape(name: str, network: m.NewNetwork = BIG) -> tuple[ClusterState, list[Pu
     state.apply(1, [_event(puts[0])])
     size = str(state.networks[network.name].total.size)
     asked = m.NewPool(name=POOL, kind="default", network=network.name, size=size, cooldown=0)
-    puts.append(Put(state.keys.pool(POOL), attachments.encode(pools.carve(state, asked))))
+    puts.append(Put(state.keys.pool(POOL), attachments.encode(pools.carve(state, asked, 0))))
     state.apply(2, [_event(puts[1])])
     return state, puts
 

@@ -22,7 +22,8 @@ class LoadFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of a load: answers of success in a second, and their times in milliseconds."""
+    """What came of a load: answers of success in all and in a second, and their times in
+    milliseconds."""
 
     requests: int
     per_second: float
@@ -30,9 +31,12 @@ class Load:
     p99_ms: float
 
 
-async def allocations(host: str, path: str, tag: str, connections: int, seconds: float) -> Load:
+async def allocations(
+    host: str, path: str, tag: str, connections: int, seconds: float, batch: int = 0
+) -> Load:
     """Allocates over keep-alive connections for a time. `host` is `ADDRESS:PORT`, `tag` 8
-    hexadecimal digits that no other load of this cluster has. Raises `LoadFailed`."""
+    hexadecimal digits that no other load of this cluster has; `batch` allocations go together, or
+    each by itself if 0. Raises `LoadFailed`."""
     process = await asyncio.create_subprocess_exec(
         *bound(),
         str(programs.find("wrk")),
@@ -47,6 +51,7 @@ async def allocations(host: str, path: str, tag: str, connections: int, seconds:
         host,
         path,
         tag,
+        str(batch),
         env=programs.environment(),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

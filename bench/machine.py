@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-import aiohttp
 import grpc
 
 from lab import programs
@@ -29,7 +28,6 @@ def describe(folder: Path) -> dict[str, object]:
         "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),
         "etcd": etcd.stdout.split("\n")[0].removeprefix("etcd Version: "),
-        "aiohttp": aiohttp.__version__,
         "grpc": grpc.__version__,
     }
 

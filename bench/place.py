@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -15,15 +16,13 @@ from typing import Any, Self
 from bench import fill
 from bench.certificates import HOST
 from ipam_server.client import Client
+from ipam_server.config import ServerConfig
 from lab import programs, server
 from lab.etcd import Etcd, free_ports
 from lab.processes import bound
 from netspace import messages as m
 from netspace.problems import Problem
 from netspace.tls import Tls
-
-LEADER_TTL = 2
-"""Seconds that a silent leader keeps the others waiting: the least that etcd's leases can do."""
 
 QUOTA = 8 << 30
 """Bytes that etcd may store: a million addresses and what is allocated besides."""
@@ -49,8 +48,7 @@ class Server(server.Server):
             "listen": [url, *([f"https://{self.secure}"] if "tls" in settings else [])],
             "name": name,
             "etcd": {"endpoints": [etcd]},
-            "leader_ttl": LEADER_TTL,
-            "limits": {},
+            "leader_ttl": ServerConfig().leader_ttl,
             "log_level": "warning",
             **settings,
         }
@@ -64,6 +62,14 @@ class Server(server.Server):
         found = dict(line.split(":", 1) for line in lines)
         now, most = (int(found[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM"))
         return now, most
+
+    def processor(self) -> float:
+        """Seconds of processor time so far."""
+        assert self.process is not None
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        # User and system, in proc_pid_stat(5) 14 and 15; the name before may hold anything.
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def check(self) -> None:
         """Raises `Failed` if it ended by itself."""

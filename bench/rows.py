@@ -31,6 +31,9 @@ Say = Callable[[str], None]
 
 MILLION = HELD[-1]
 CONNECTIONS = 64
+BATCHING, BATCH = 8, 100
+"""Connections that ask in batches, and the allocations of a batch."""
+
 NODE = "node-0001"
 IDLE = 2.0
 """Seconds without a request after which a server counts as idle."""
@@ -156,6 +159,9 @@ class Bench:
             },
             f"alloc_per_s_held_{MILLION}": self._rate_million,
             "alloc_per_s_64_mtls": self._rate_mtls,
+            "alloc_per_s_batches": self._rate_batches,
+            "alloc_cpu_us_64": partial(self._processor, CONNECTIONS, 0),
+            "alloc_cpu_us_batches": partial(self._processor, BATCHING, BATCH),
         }
 
     async def _raw_puts(self) -> float:
@@ -183,17 +189,33 @@ class Bench:
         context = client_context(papers)
         return (await load(host, make, CONNECTIONS, self._scale.seconds, context)).per_second
 
+    async def _rate_batches(self) -> float:
+        place = await self._place("empty")
+        cluster = await self._fresh(place)
+        return (await self._allocate(place, cluster, BATCHING, 0, BATCH)).per_second * BATCH
+
+    async def _processor(self, connections: int, batch: int) -> float:
+        """Microseconds of the server's processor for each address that was given."""
+        place = await self._place("empty")
+        cluster = await self._fresh(place)
+        before = place.server.processor()
+        await self._allocate(place, cluster, connections, 0, batch)
+        spent = place.server.processor() - before
+        async with Client([place.server.url]) as client:
+            return spent * 1e6 / (await client.pool(cluster, fill.POOL)).used
+
     async def _allocate(
-        self, place: Place, cluster: str, connections: int, held: int
+        self, place: Place, cluster: str, connections: int, held: int, batch: int = 0
     ) -> load_wrk.Load:
         """A load of allocations; what was answered is looked for in the state afterwards."""
         host, tag = place.server.host, next(self._tags)
-        path = f"/v1/clusters/{cluster}/allocations"
-        done = await load_wrk.allocations(host, path, tag, connections, self._scale.seconds)
+        path = f"/v1/clusters/{cluster}/{'allocation-batches' if batch else 'allocations'}"
+        done = await load_wrk.allocations(host, path, tag, connections, self._scale.seconds, batch)
+        given = done.requests * (batch or 1)
         async with Client([place.server.url]) as client:
             used = (await client.pool(cluster, fill.POOL)).used
-        if used < held + done.requests:
-            raise LoadFailed(f"{done.requests} allocations were answered, {used - held} are held")
+        if used < held + given:
+            raise LoadFailed(f"{given} allocations were answered, {used - held} are held")
         return done
 
     # Times of single requests

@@ -1,5 +1,6 @@
 -- wrk's part of the bench: every request is an allocation for an attachment of its own, made up as
--- in attachments.py. Arguments: host, path, tag (8 hexadecimal digits).
+-- in attachments.py. Arguments: host, path, tag (8 hexadecimal digits), and how many go together as
+-- a batch (0: each by itself).
 
 local threads = 0
 
@@ -10,6 +11,7 @@ end
 
 function init(arguments)
   tag = arguments[3]
+  batch = tonumber(arguments[4])
   number = id * 0x10000000
   head = "POST " .. arguments[2] .. " HTTP/1.1\r\nHost: " .. arguments[1]
     .. "\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
@@ -19,10 +21,21 @@ function init(arguments)
     .. '-0000-4000-8000-%012x"}}'
 end
 
-function request()
+function item()
   local n = number
   number = n + 1
-  local text = string.format(body, n, n, n % 1000, n % 97, n, n)
+  return string.format(body, n, n, n % 1000, n % 97, n, n)
+end
+
+function request()
+  local text
+  if batch == 0 then
+    text = item()
+  else
+    local items = {}
+    for i = 1, batch do items[i] = item() end
+    text = '{"items":[' .. table.concat(items, ",") .. "]}"
+  end
   return string.format(head, #text) .. text
 end
 

@@ -23,6 +23,7 @@ from hostnet import Kernel, KernelError, Link, Net
 from ipam_server.client import Client
 from netspace.messages import LinkReport, Network, NodeReport
 from netspace.problems import Problem
+from netspace.upkeep import Dispute
 
 REPLAY_TIME: Final = 60.0
 """Seconds that may go into pending releases."""
@@ -145,6 +146,19 @@ async def _live(client: Client, host: Host, say: Say, outcome: Outcome) -> None:
         say(f"attachments: {problem}")
     else:
         say(f"attachments: {live} live, {told.missing} of {told.held} held addresses have none")
+        if told.adopted:
+            say(f"attachments: {told.adopted} that the server did not know were taken back")
+        for each in told.disputes:
+            outcome.failed = True
+            say(f"attachments: {_dispute(each)}")
+
+
+def _dispute(dispute: Dispute) -> str:
+    pod = f"pod {dispute.namespace}/{dispute.pod}" if dispute.pod else "a pod without name"
+    return (
+        f"{pod} ({dispute.ifname} of {dispute.container}) lives with {dispute.address}, but for the"
+        f" server {dispute.why}: delete the pod, or see netspacectl audit"
+    )
 
 
 def logical_cards(net: Net, parents: set[str]) -> list[LinkReport]:

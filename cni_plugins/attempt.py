@@ -8,7 +8,7 @@ from cni_plugins.answers import result_of
 from cni_plugins.attachment import Host, forget, save
 from cni_plugins.failures import FOREIGN_INTERFACE, to_cni_error
 from cni_plugins.leases import acquire, clear_older_sandboxes, give_back, surely_not_done
-from cni_plugins.netconf import OWN_IPAM, NetConf, pod_of, selections
+from cni_plugins.netconf import OWN_IPAM, NetConf, ipam_routes, pod_of, selections
 from cni_plugins.protocol import TRY_AGAIN, CniError, Invocation
 from cni_plugins.records import Plugin, Record
 from cni_plugins.results import Result
@@ -107,6 +107,7 @@ async def lease(attempt: Attempt) -> Result:
         await give_back(host, attempt.pending)
         host.step("pending release")
     asked, default = selections(attempt.conf, attempt.invocation)
+    ipam_routes(attempt.conf)  # Wrong ones are refused before a slot is asked for.
     may_hold = attempt.reused
 
     async def take_back() -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hostnet
 from cni_plugins.attachment import Host, load
 from cni_plugins.protocol import CniError
-from cni_plugins.records import Key
+from cni_plugins.records import Key, Record
 from cni_plugins.steps import in_thread
 from hostnet.errors import KernelError
 from ipam_server.client import Client
 from netspace.names import is_ifname
-from netspace.upkeep import AttachmentsReport, LiveAttachment, NodeAttachments
+from netspace.upkeep import AttachmentsReport, Holding, LiveAttachment, NodeAttachments
 
 
 async def report_attachments(host: Host, client: Client) -> tuple[int, NodeAttachments]:
@@ -34,15 +34,33 @@ async def live_attachments(host: Host) -> list[LiveAttachment]:
     for record in await in_thread(host.records.all):
         if record.claim is None or record.cluster != host.cluster:
             continue
-        generation = record.allocation.generation if record.allocation else 0
         if await _lives(host, record.key):
-            found.append(_live(record.key, generation))
+            generation = record.allocation.generation if record.allocation else 0
+            found.append(_live(record.key, generation, _holding(record)))
     aside = await in_thread(host.records.set_aside)
     return found + [_live(key, 0) for key in aside if is_ifname(key.ifname)]
 
 
-def _live(key: Key, generation: int) -> LiveAttachment:
-    return LiveAttachment(container=key.container, ifname=key.ifname, generation=generation)
+def _live(key: Key, generation: int, holding: Holding | None = None) -> LiveAttachment:
+    return LiveAttachment(
+        container=key.container, ifname=key.ifname, generation=generation, holding=holding
+    )
+
+
+def _holding(record: Record) -> Holding | None:
+    """What the record says was given; nothing of an attachment that is coming or going."""
+    given = record.allocation
+    if record.state != "held" or record.claim is None or given is None:
+        return None
+    return Holding(
+        claim=record.claim,
+        pod=record.pod,
+        pool=given.pool,
+        network=given.network.name,
+        slot=given.slot,
+        ipv4=given.ipv4,
+        ipv6=given.ipv6,
+    )
 
 
 async def _lives(host: Host, key: Key) -> bool:

@@ -117,7 +117,9 @@ def parse(data: bytes, path: Path) -> NodeConfig:
         document = yaml.compose(data, Loader=_LOADER)
         repeated = [] if document is None else _repeated(document, "")
         content = {} if document is None else yaml.load(data, Loader=_LOADER)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise _faulty(path, ["it is not YAML to be used: too deep, or it holds itself"]) from None
+    except (yaml.YAMLError, ValueError) as error:
         raise _faulty(path, [f"it is not YAML: {' '.join(str(error).split())[:300]}"]) from None
     if not isinstance(content, dict):
         raise _faulty(path, ["it must be a mapping of keys to values"])
@@ -203,6 +205,8 @@ def _repeated(node: Any, place: str) -> list[str]:
         return []
     found, seen = [], set()
     for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue  # Nothing that can be a key; reading it says so.
         path = f"{place}.{key.value}".lstrip(".")
         if key.value in seen:
             found.append(f"{path}: the key stands there twice (line {key.start_mark.line + 1})")

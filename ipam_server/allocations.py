@@ -7,9 +7,11 @@ term commits them. Requests of one attachment come one after the other.
 from __future__ import annotations
 
 import logging
+import time
 
 from ipam_server import views
 from ipam_server.allocator import Choice, Repeat, Wait, choose
+from ipam_server.audit import GROWTH
 from ipam_server.changes import burial
 from ipam_server.inventory import Held
 from ipam_server.keys import SlotId
@@ -36,16 +38,7 @@ class Allocations(Leading):
 
     async def allocate(self, request: m.AllocateRequest) -> m.Allocation:
         """A slot for an attachment; the same answer for the same attachment and claim."""
-        try:
-            return await self._finish(self._allocate(request))
-        except Problem as problem:
-            if problem.code != "address-taken" or current().role != "node":
-                raise
-            # What other nodes' pods hold is not a node's to know, nor its pods'.
-            log.info("%s: %s", current(), problem)
-            raise Problem(
-                "address-taken", "the address asked for is not free", do="ask for another one"
-            ) from None
+        return await self._finish(self._give(request))
 
     async def release(self, request: m.ReleaseRequest) -> m.Released:
         """Frees what the attachment holds under this generation or claim, and nothing else."""
@@ -66,8 +59,26 @@ class Allocations(Leading):
         slot = views.find_slot(self.state, request.address, request.network)
         return await self._finish(self._release_slot(slot, request.generation))
 
+    async def _give(self, request: m.AllocateRequest) -> m.Allocation:
+        began = time.monotonic()
+        try:
+            answer = await self._allocate(request)
+            self.figures.allocation.add(time.monotonic() - began)
+            return answer
+        except Problem as problem:
+            if problem.code != "not-leader":  # Then it is asked where the leader is.
+                self.figures.refused(problem.code)
+            if problem.code != "address-taken" or current().role != "node":
+                raise
+            # What other nodes' pods hold is not a node's to know, nor its pods'.
+            log.info("%s: %s", current(), problem)
+            raise Problem(
+                "address-taken", "the address asked for is not free", do="ask for another one"
+            ) from None
+
     async def _allocate(self, request: m.AllocateRequest) -> m.Allocation:
         attachment = (request.attachment.container, request.attachment.ifname)
+        began = time.monotonic()
         async with self._locks.hold(attachment):
             while True:
                 term = await self._open()
@@ -77,6 +88,7 @@ class Allocations(Leading):
                         f"the claim of attachment {request.attachment} was released already",
                         do="ask with a new claim",
                     )
+                asked = time.monotonic()
                 decision = choose(term.state, request, term.clock.now())
                 match decision:
                     case Wait():
@@ -88,9 +100,11 @@ class Allocations(Leading):
                         )
                     case Choice():
                         choice, change = term.giving(decision)
-                        revision = await self._commit(term, change)
-                        if choice.grown is not None:
-                            log.info("%s", choice.grown)
+                        self.figures.decided(began, asked, time.monotonic())
+                        if choice.grown is None:
+                            revision = await self._commit(term, change)
+                        else:
+                            revision = await self._commit_audited(term, change, GROWTH)
                         return views.allocation(
                             term.state, choice.slot, choice.holder, revision, choice.how
                         )
@@ -110,6 +124,7 @@ class Allocations(Leading):
                     assert slot is not None
                     assert held is not None
                     await self._commit(term, term.freeing(slot, held))
+                    self.figures.freed["release"] += 1
                 elif (
                     held is None or held.holder.claim != request.claim
                 ) and request.claim not in term.state.buried:
@@ -130,6 +145,7 @@ class Allocations(Leading):
             if not verdict.proved:
                 return m.Released(released=False, why=verdict.missing)
             await self._commit_audited(term, term.freeing(slot, held))
+            self.figures.freed["operator"] += 1
             return m.Released(released=True, why="released")
 
 
@@ -139,8 +155,11 @@ def _not_held(held: Held | None, request: m.ReleaseRequest) -> str | None:
         return "the attachment holds nothing"
     if held.holder.node != request.node:
         return f"the attachment is node {held.holder.node}'s"
+    if request.claim == held.holder.claim:
+        # Also under a generation that a restored state does not know.
+        return None
     if request.generation is not None and request.generation != held.generation:
         return f"the attachment holds an address of another generation: {held.generation}"
-    if request.generation is None and request.claim != held.holder.claim:
+    if request.generation is None:
         return "the attachment holds an address under another claim"
     return None

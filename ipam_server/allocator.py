@@ -32,7 +32,14 @@ from netspace.problems import Problem
 from netspace.slots import Family
 
 How = Literal[
-    "repeated", "fixed", "taken-over", "returned", "last-released", "never", "longest-released"
+    "repeated",
+    "fixed",
+    "taken-over",
+    "returned",
+    "last-released",
+    "never",
+    "longest-released",
+    "adopted",
 ]
 
 
@@ -137,6 +144,12 @@ def _fixed(state: ClusterState, request: AllocateRequest, wish: Wish, now: int) 
             f"{address} is {whose(held)}",
             do="delete that pod first or ask for another address",
         )
+    if slot in state.disputed:
+        raise Problem(
+            "address-taken",
+            f"{address} is in use on a node, by a pod that it is not known for",
+            do="see netspacectl audit, or ask for another address",
+        )
     released = state.released(slot)
     mine = released is not None and identity is not None and released.release.identity == identity
     left = 0 if mine else state.rest_left(slot, now)
@@ -208,6 +221,7 @@ def _returned(state: ClusterState, identity: Identity | None, mine: list[SlotId]
         (released.order, slot)
         for slot in mine
         if state.held(slot) is None
+        and slot not in state.disputed
         and (released := state.released(slot)) is not None
         and released.release.identity == identity
     ]
@@ -289,25 +303,26 @@ def _exhausted(state: ClusterState, pool: PoolState, now: int, why: str) -> Prob
     """`why`: why it does not grow, where it is elastic."""
     cooling = pool.cooling.longest()
     use = f"pool {pool.name} has {pool.size} addresses, {pool.used} used"
+    if nested := (state.nested(pool.name) & pool.ranges).size:
+        use += f" ({nested} more lie in nested pools)"
     if pool.retained:
         use += f" and {len(pool.retained)} retained for the pods that had them"
-    if why:
-        use += f"; {why}"
+    why = f"; {why}" if why else ""
     busy = pool.size - pool.used - len(pool.cooling) - len(pool.retained)
     if cooling is not None:
         left = state.rest_left((pool.record.network, cooling), now) / 1000
         return Problem(
             "pool-cooling",
-            f"{use}, and {len(pool.cooling)} in cool-down, the next for {left:.1f} s more",
+            f"{use}, and {len(pool.cooling)} in cool-down, the next for {left:.1f} s more{why}",
             do="wait, or have the pool grown",
             retry_after=left,
         )
     if busy > 0:
         return Problem(
-            "busy", f"{use}, and the last {busy} are being given or released", retry_after=1
+            "busy", f"{use}, and the last {busy} are being given or released{why}", retry_after=1
         )
     return Problem(
-        "pool-exhausted", f"{use}: none is free", do="delete pods or have the pool grown"
+        "pool-exhausted", f"{use}: none is free{why}", do="delete pods or have the pool grown"
     )
 
 

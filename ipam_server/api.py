@@ -11,20 +11,27 @@ from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
 import netspace
-from ipam_server import metrics, openapi, roles
+from ipam_server import batching, metrics, openapi, roles
 from ipam_server.directory import Directory
 from ipam_server.peers import PASSED_ON
 from ipam_server.service import ClusterService
 from ipam_server.views import AddressFilter
 from netspace import callers, names, upkeep
 from netspace import messages as m
+from netspace.batches import (
+    AllocationAnswers,
+    AllocationBatch,
+    Batch,
+    ReleaseAnswers,
+    ReleaseBatch,
+)
+from netspace.http_application import Request, application
 from netspace.http_client import HttpClient
-from netspace.http_routes import Call, Relayed, Route, application
-from netspace.http_server import Limits
+from netspace.http_routes import Call, Relayed, Route
+from netspace.http_work import Application, Limits
 from netspace.problems import Problem, invalid
 
 MAX_PAGE: Final = 1000
@@ -60,7 +67,13 @@ class PageQuery(msgspec.Struct, kw_only=True):
     """At most `limit` entries behind `after`, the `next` of the last page."""
 
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 500
-    after: Annotated[str, Meta(max_length=300)] | UnsetType = UNSET
+    after: Annotated[str, Meta(pattern=names.AUDITED)] | UnsetType = UNSET
+
+
+class RunQuery(msgspec.Struct, kw_only=True):
+    """What is under way and is waited for; without it, it begins."""
+
+    run: Annotated[str, Meta(pattern=r"^[0-9a-f]{1,64}$")] | UnsetType = UNSET
 
 
 class NetworkQuery(msgspec.Struct, kw_only=True):
@@ -86,27 +99,34 @@ class Backend:
         return self.open().cluster(call.path["cluster"])
 
 
-def make_application(backend: Backend, limits: Limits) -> web.Application:
-    """The server's aiohttp application."""
+def make_application(backend: Backend, limits: Limits) -> Application:
+    """The server's application."""
     return application(ROUTES, backend, PARAMETERS, limits, backend.metrics.observe, _deliver)
 
 
-async def _deliver(
-    route: Route[Backend], backend: Backend, call: Call, request: web.Request
-) -> Any:
-    """Carries a request out: here, or where the cluster's leader is if only a leader can."""
-    if not _leaders(route) or PASSED_ON in request.headers:
+async def _deliver(route: Route[Backend], backend: Backend, call: Call, request: Request) -> Any:
+    """Carries a request out, if it is a batch only where all of its items find room."""
+    if not isinstance(call.body, Batch):
+        return await _carry_out(route, backend, call, request)
+    with backend.open().room.entered(len(call.body.items)) as fits:
+        if not fits:
+            return batching.busy(call.body)
+        return await _carry_out(route, backend, call, request)
+
+
+async def _carry_out(route: Route[Backend], backend: Backend, call: Call, request: Request) -> Any:
+    """Here, or where the cluster's leader is if only a leader can."""
+    if not _leaders(route) or request.field(PASSED_ON) is not None:
         return await route.call(backend, call)
     directory = backend.open()
 
     async def there(client: HttpClient) -> Relayed:
-        body = await request.read()
         headers = (
             (PASSED_ON, directory.server),
             (callers.HEADER, callers.current().encode()),
         )
         answer = await client.request(
-            route.method, request.raw_path, body, repeat=route.repeat, headers=headers
+            route.method, request.head.target, request.body, repeat=route.repeat, headers=headers
         )
         return Relayed(answer)
 
@@ -222,7 +242,6 @@ _C = "/v1/clusters/{cluster}"
 
 # fmt: off
 _ROWS: Final[tuple[Route[Backend], ...]] = (
-    # What nodes ask for every pod comes first: the router tries rows in order.
     Route("POST", f"{_C}/allocations",
           "Give an attachment a slot; asked again with the same claim, the same slot",
           lambda b, c: b.cluster(c).allocate(c.body),
@@ -231,6 +250,14 @@ _ROWS: Final[tuple[Route[Backend], ...]] = (
           "Take an attachment's slot back; done already is success",
           lambda b, c: b.cluster(c).release(c.body),
           body=m.ReleaseRequest, answer=m.Released, problems=_WRITE, repeat=True),
+    Route("POST", f"{_C}/allocation-batches",
+          "Allocate for many attachments; each item is answered as it would be alone",
+          lambda b, c: b.cluster(c).allocate_batch(c.body),
+          body=AllocationBatch, answer=AllocationAnswers, problems=_READ, repeat=True),
+    Route("POST", f"{_C}/release-batches",
+          "Release for many attachments; each item is answered as it would be alone",
+          lambda b, c: b.cluster(c).release_batch(c.body),
+          body=ReleaseBatch, answer=ReleaseAnswers, problems=_READ, repeat=True),
     Route("GET", f"{_C}/attachments/{{container}}/{{ifname}}",
           "What an attachment holds",
           _held, answer=m.Allocation, problems=_READ),
@@ -355,10 +382,12 @@ _ROWS: Final[tuple[Route[Backend], ...]] = (
           repeat=True),
     Route("GET", f"{_C}/inspection",
           "Everything in the stored state that is not as it must be; any server looks itself",
-          lambda b, c: b.cluster(c).inspect(), answer=upkeep.Inspection, problems=_READ),
+          lambda b, c: b.cluster(c).inspection(_given(c.query.run)),
+          query=RunQuery, answer=upkeep.Inspection, problems=_READ),
     Route("POST", f"{_C}/inspection/repair",
           "Mend what an inspection finds and what can be mended safely",
-          lambda b, c: b.cluster(c).repair(), answer=upkeep.Repair, problems=_WRITE, repeat=True),
+          lambda b, c: b.cluster(c).repairing(_given(c.query.run)),
+          query=RunQuery, answer=upkeep.Repair, problems=_WRITE, repeat=True),
     Route("GET", f"{_C}/audit",
           "What was changed in the cluster, by whom, oldest first",
           lambda b, c: b.cluster(c).audit(c.query.limit, _given(c.query.after)),

@@ -1,4 +1,5 @@
-"""What is remembered of every change that somebody asked for: who, what, before, after.
+"""What is remembered of every change that somebody asked for, or that the leader makes by itself:
+who, what, before, after.
 
 Pure, but for `tell`. An entry is written in the transaction of its change. Its key begins with the
 revision at which the change was decided, and so keys sort in the order of the changes; the time in
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import msgspec
@@ -26,7 +27,15 @@ from statestore import Compare, Delete, KeyValue, Put
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["network", "pool", "address", "cluster", "fabric"]
+Kind = Literal["network", "pool", "address", "cluster", "fabric", "key"]
+
+GROWTH: Final = "elastic growth"
+SHRINKING: Final = "elastic shrinking"
+RECLAIMING: Final = "reclaiming"
+"""Why a leader changes something that nobody asked for."""
+
+LARGEST: Final = 4096
+"""Bytes of a repaired key's value that are remembered; a fabric's can be long."""
 
 LONGEST: Final = 100
 """Items of a list that are remembered; a network can have ten thousand ranges."""
@@ -36,10 +45,12 @@ CATALOGUE_ENTRIES: Final = 1000
 
 
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An entry as stored. `at`: the cluster's clock in milliseconds; `who` as `Caller.encode`."""
+    """An entry as stored. `at`: the cluster's clock in milliseconds; `who` as `Caller.encode`;
+    `cause`: why that server did it by itself, empty where somebody asked for it."""
 
     time: str
     who: str
+    cause: str = ""
     action: str
     kind: Kind
     name: str
@@ -48,41 +59,82 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     after: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Word:
+    """Who makes a change, why, and when: by the cluster's clock in milliseconds, and in words.
+    `sequence` tells changes apart that were decided at one revision."""
+
+    caller: Caller
+    cause: str
+    sequence: int
+    at: int
+    time: str
+
+
 def audited(
-    change: Change, state: ClusterState, caller: Caller, sequence: int, at: int, time: str
-) -> tuple[Change, AuditRecord | None]:
-    """The change with its entry in the same transaction; None for what nobody declared. `sequence`
-    tells changes apart that were decided at one revision."""
-    found = None
-    for op in change.then:
-        found = found or _described(op, state, at)
-    if found is None:
-        return change, None
-    kind, name, action, before, after = found
-    if before is not None and after is not None:
-        before, after = _different(before, after)
-    entry = AuditRecord(
-        time=time,
-        who=caller.encode(),
-        action=action,
-        kind=kind,
-        name=name,
-        at=at,
-        before=_cut(before),
-        after=_cut(after),
-    )
-    if kind == "cluster":
-        key = keys.catalogue_audit(state.revision, name)
-    else:
-        key = state.keys.audit(state.revision, sequence)
-    put = Put(key, msgspec.json.encode(entry))
-    return (
-        replace(change, compares=(*change.compares, Compare.absent(key)), then=(*change.then, put)),
-        entry,
-    )
+    change: Change, state: ClusterState, word: Word
+) -> tuple[Change, tuple[AuditRecord, ...]]:
+    """The change with an entry in the same transaction for each thing declared that it changes."""
+    found = (_described(op, state, word.at) for op in change.then)
+    return _remembered(change, state, word, [each for each in found if each is not None])
+
+
+def repaired(
+    change: Change, state: ClusterState, word: Word, before: Mapping[bytes, bytes | None]
+) -> tuple[Change, tuple[AuditRecord, ...]]:
+    """The change of a mend with its entry; `before`: the values of the keys that it writes."""
+    name = change.probe.removeprefix(state.keys.prefix).decode(errors="backslashreplace")
+    was = {_key(op.key): _value(before.get(op.key)) for op in change.then}
+    now = {_key(op.key): _value(op.value if isinstance(op, Put) else None) for op in change.then}
+    return _remembered(change, state, word, [("key", name, "repair", was, now)])
+
+
+def _key(key: bytes) -> str:
+    return key.decode(errors="backslashreplace")
+
+
+def _value(value: bytes | None) -> object:
+    """A stored value as people can read it."""
+    if value is None or len(value) > LARGEST:
+        return None if value is None else f"{len(value)} bytes"
+    try:
+        return msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return value.decode(errors="backslashreplace")
 
 
 _Described = tuple[Kind, str, str, "dict[str, Any] | None", "dict[str, Any] | None"]
+
+
+def _remembered(
+    change: Change, state: ClusterState, word: Word, found: list[_Described]
+) -> tuple[Change, tuple[AuditRecord, ...]]:
+    entries = []
+    for number, (kind, name, action, before, after) in enumerate(found):
+        if before is not None and after is not None:
+            before, after = _different(before, after)
+        entry = AuditRecord(
+            time=word.time,
+            who=word.caller.encode(),
+            cause=word.cause,
+            action=action,
+            kind=kind,
+            name=name,
+            at=word.at,
+            before=_cut(before),
+            after=_cut(after),
+        )
+        if kind == "cluster":
+            key = keys.catalogue_audit(state.revision, name)
+        else:
+            key = state.keys.audit(state.revision, word.sequence + number, own=bool(word.cause))
+        entries.append(entry)
+        change = replace(
+            change,
+            compares=(*change.compares, Compare.absent(key)),
+            then=(*change.then, Put(key, msgspec.json.encode(entry))),
+        )
+    return change, tuple(entries)
 
 
 def _described(op: Put | Delete, state: ClusterState, now: int) -> _Described | None:
@@ -111,6 +163,8 @@ def _described(op: Put | Delete, state: ClusterState, now: int) -> _Described | 
             action = "unreserve" if entry.state == "reserved" else "release"
             return "address", name, action, shown, None
         holder = msgspec.json.decode(value, type=Holder)
+        if not holder.reserved:
+            return None
         reserved = {"network": names[0], "state": "reserved", "note": holder.note}
         return "address", name, "reserve", None, reserved
     return None
@@ -154,10 +208,14 @@ def _cut(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def overdue(entries: Mapping[bytes, int], now: int, most: int, age: int) -> list[bytes]:
     """The keys of entries that go: all but the newest `most`, and those that are older than `age`.
-    `entries`: when each was made; `now`, `age` and the times are in milliseconds."""
-    ordered = sorted(entries)
-    many = max(0, len(ordered) - most)
-    return ordered[:many] + [key for key in ordered[many:] if entries[key] + age < now]
+    `entries`: when each was made; `now`, `age` and the times are in milliseconds. What leaders do
+    by themselves is counted apart, so that it never takes the place of what people did."""
+    gone: list[bytes] = []
+    for own in (False, True):
+        ordered = sorted(key for key in entries if keys.is_own(key) is own)
+        many = max(0, len(ordered) - most)
+        gone += ordered[:many] + [key for key in ordered[many:] if entries[key] + age < now]
+    return gone
 
 
 def tell(entry: AuditRecord, cluster: str | None, revision: int) -> None:
@@ -169,6 +227,7 @@ def tell(entry: AuditRecord, cluster: str | None, revision: int) -> None:
             "cluster": cluster,
             "revision": revision,
             "who": entry.who,
+            "cause": entry.cause,
             "kind": entry.kind,
             "object": entry.name,
             "action": entry.action,
@@ -185,6 +244,7 @@ def shown(stored: KeyValue) -> m.Audited:
         who = str(Caller.decode(entry.who))
     except Problem:
         who = entry.who
+    who += f" ({entry.cause})" if entry.cause else ""
     return m.Audited(
         revision=stored.mod_revision,
         time=entry.time,

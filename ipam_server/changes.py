@@ -4,7 +4,7 @@ transaction, and from its answer to what it did.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -23,7 +23,8 @@ class Change:
     """One nested transaction. It landed if afterwards the key `probe` has the value `expected`
     (None: if the key is gone). `slots` are kept from other choices until it is decided. `shared`:
     it compares keys that other clusters' leaders write, so a conflict says nothing of this state.
-    `resizes`: the network of which a pool grows or shrinks; one at a time.
+    `resizes`: the network of which a pool grows or shrinks; one at a time. `allocates`: a pod gets
+    its slot.
     """
 
     compares: tuple[Compare, ...]
@@ -33,6 +34,7 @@ class Change:
     slots: tuple[SlotId, ...] = ()
     shared: bool = False
     resizes: str | None = None
+    allocates: bool = False
 
     @property
     def weight(self) -> int:
@@ -89,20 +91,34 @@ def allocation(keys: Keys, choice: Choice, at: int) -> Change:
         if choice.replaces.holder.claim != holder.claim:
             # A late copy of what was asked under it must not take the slot back.
             then = (*then, Put(keys.buried(at, choice.replaces.holder.claim), b""))
-    if choice.grown is not None:
-        put_pool = Put(keys.pool(choice.grown.pool), encode(choice.grown.record))
-        compares = (*compares, Compare.modified_at(put_pool.key, choice.grown.revision))
-        then = (put_pool, *then)
-    network = slot[0] if choice.grown is not None else None
-    return Change(compares, then, put_slot.key, put_slot.value, (slot,), resizes=network)
+    if choice.grown is None:
+        return Change(compares, then, put_slot.key, put_slot.value, (slot,), allocates=True)
+    grown = resizing(keys, choice.grown)
+    return replace(
+        grown,
+        compares=(*compares, *grown.compares),
+        then=(*grown.then, *then),
+        probe=put_slot.key,
+        expected=put_slot.value,
+        allocates=True,
+    )
 
 
 def resizing(keys: Keys, resize: Resize) -> Change:
-    """A pool that grows ahead of need or gives a block back."""
-    put = Put(keys.pool(resize.pool), encode(resize.record))
-    compares = (Compare.modified_at(put.key, resize.revision),)
-    network = resize.record.network
-    return Change(compares, (put,), put.key, put.value, resize.slots, resizes=network)
+    """A pool that grows, together with those around it, or gives a block back. What it takes from a
+    pool is nobody else's to choose meanwhile."""
+    levels = [
+        (Put(keys.pool(level.pool), encode(level.record)), level.revision)
+        for level in resize.levels
+    ]
+    return Change(
+        tuple(Compare.modified_at(put.key, revision) for put, revision in levels),
+        tuple(put for put, _ in levels),
+        levels[0][0].key,
+        levels[0][0].value,
+        resize.slots,
+        resizes=resize.record.network,
+    )
 
 
 def freeing(keys: Keys, slot: SlotId, held: Held, at: int, sequence: int, said: int = 0) -> Change:

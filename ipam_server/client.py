@@ -8,14 +8,19 @@ An admin's changes are not: a pool must not grow twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Callable, Sequence
 from typing import TypeVar
-from urllib.parse import quote, urlencode
 
 import msgspec
 
-from netspace.http_client import HttpClient
+from ipam_server.asking import Asking, path, query, unexpected
+from netspace.batches import (
+    AllocationAnswers,
+    AllocationBatch,
+    ReleaseAnswers,
+    ReleaseBatch,
+    opened,
+)
 from netspace.messages import (
     AddressEntry,
     AddressHistory,
@@ -44,14 +49,13 @@ from netspace.messages import (
     ResizePool,
     Status,
 )
-from netspace.problems import Problem, invalid
-from netspace.tls import Tls
+from netspace.problems import Problem
 from netspace.upkeep import AttachmentsReport, Inspection, NodeAttachments, Reclaimed, Repair
 
 A = TypeVar("A")
 
 
-class Client:
+class Client(Asking):
     """Asks the servers behind `endpoints` (`unix:///run/netspace/server.sock`,
     `https://10.0.0.5:8470` with `tls`, `http://127.0.0.1:8470`), each request within `timeout`
     seconds.
@@ -60,42 +64,44 @@ class Client:
     was changed, `outcome-unknown` where a change may have been made.
     """
 
-    def __init__(
-        self, endpoints: Sequence[str], timeout: float = 10.0, tls: Tls | None = None
-    ) -> None:
-        self._http = HttpClient(endpoints, timeout, tls)
-
-    async def __aenter__(self) -> Client:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        await self._http.close()
-
     # Nodes ask these for pods.
 
     async def allocate(self, cluster: str, request: AllocateRequest) -> Allocation:
-        target = _path("clusters", cluster, "allocations")
+        target = path("clusters", cluster, "allocations")
         return await self._ask("POST", target, Allocation, request, repeat=True)
 
     async def release(self, cluster: str, request: ReleaseRequest) -> Released:
-        target = _path("clusters", cluster, "releases")
+        target = path("clusters", cluster, "releases")
         return await self._ask("POST", target, Released, request, repeat=True)
+
+    async def allocate_batch(
+        self, cluster: str, requests: Sequence[AllocateRequest]
+    ) -> list[Allocation | Problem]:
+        """What each is answered, in their order; at most `batches.MAX_ITEMS`. A `Problem` that is
+        raised is of all of them. Whatever may pass by itself is asked again as it was: nothing is
+        given twice."""
+        target, body = (
+            path("clusters", cluster, "allocation-batches"),
+            AllocationBatch(items=[*requests]),
+        )
+        answer = await self._ask("POST", target, AllocationAnswers, body, repeat=True)
+        return _opened(target, answer.items, Allocation, len(requests))
+
+    async def release_batch(
+        self, cluster: str, requests: Sequence[ReleaseRequest]
+    ) -> list[Released | Problem]:
+        """As `allocate_batch`."""
+        target, body = path("clusters", cluster, "release-batches"), ReleaseBatch(items=[*requests])
+        answer = await self._ask("POST", target, ReleaseAnswers, body, repeat=True)
+        return _opened(target, answer.items, Released, len(requests))
 
     async def held(self, cluster: str, attachment: AttachmentId) -> Allocation:
         """What the attachment holds; `not-found` if nothing."""
-        target = _path("clusters", cluster, "attachments", attachment.container, attachment.ifname)
+        target = path("clusters", cluster, "attachments", attachment.container, attachment.ifname)
         return await self._ask("GET", target, Allocation)
 
     async def report_node(self, cluster: str, node: str, report: NodeReport) -> Node:
-        target = _path("clusters", cluster, "nodes", node)
+        target = path("clusters", cluster, "nodes", node)
         return await self._ask("PUT", target, Node, report, repeat=True)
 
     async def audit(
@@ -103,115 +109,130 @@ class Client:
     ) -> AuditPage:
         """One page of a cluster's changes, or of those of clusters and fabrics themselves."""
         place = ("audit",) if cluster is None else ("clusters", cluster, "audit")
-        target = _path(*place) + _query(limit=str(limit), after=after)
+        target = path(*place) + query(limit=str(limit), after=after)
         return await self._ask("GET", target, AuditPage)
 
     async def node_attachments(self, cluster: str, node: str) -> NodeAttachments:
         """What the cluster has of the node's attachments."""
-        target = _path("clusters", cluster, "nodes", node, "attachments")
+        target = path("clusters", cluster, "nodes", node, "attachments")
         return await self._ask("GET", target, NodeAttachments)
 
     async def report_attachments(
         self, cluster: str, node: str, report: AttachmentsReport
     ) -> NodeAttachments:
-        target = _path("clusters", cluster, "nodes", node, "attachments")
+        target = path("clusters", cluster, "nodes", node, "attachments")
         return await self._ask("PUT", target, NodeAttachments, report, repeat=True)
 
     async def reclaimable(self, cluster: str) -> Reclaimed:
         """What may be reclaimed, and what its proof lacks; nothing is freed."""
-        return await self._ask("GET", _path("clusters", cluster, "reclaim"), Reclaimed)
+        return await self._ask("GET", path("clusters", cluster, "reclaim"), Reclaimed)
 
     async def reclaim(self, cluster: str) -> Reclaimed:
         """Frees what is proved to be nobody's."""
-        target = _path("clusters", cluster, "reclaim")
+        target = path("clusters", cluster, "reclaim")
         return await self._ask("POST", target, Reclaimed, repeat=True)
 
-    async def inspect(self, cluster: str) -> Inspection:
-        """What is wrong with the cluster's stored state."""
-        return await self._ask("GET", _path("clusters", cluster, "inspection"), Inspection)
+    async def inspect(
+        self, cluster: str, told: Callable[[int], None] = lambda _: None
+    ) -> Inspection:
+        """What is wrong with the cluster's stored state; `told`: how many keys were read so far."""
+        run: str | None = None
+        while True:
+            target = path("clusters", cluster, "inspection") + query(run=run)
+            found = await self._ask("GET", target, Inspection)
+            run = found.run
+            told(found.keys)
+            if run is None:
+                return found
 
-    async def repair(self, cluster: str) -> Repair:
+    async def repair(self, cluster: str, told: Callable[[int], None] = lambda _: None) -> Repair:
         """The same, after what could be mended safely was mended."""
-        target = _path("clusters", cluster, "inspection", "repair")
-        return await self._ask("POST", target, Repair, repeat=True)
+        run: str | None = None
+        while True:
+            target = path("clusters", cluster, "inspection", "repair") + query(run=run)
+            repair = await self._ask("POST", target, Repair, repeat=True)
+            run = repair.left.run
+            told(repair.left.keys)
+            if run is None:
+                return repair
 
     # The server, fabrics, clusters, nodes.
 
     async def status(self) -> Status:
-        return await self._ask("GET", _path("status"), Status)
+        return await self._ask("GET", path("status"), Status)
 
     async def fabrics(self) -> list[Fabric]:
-        return (await self._ask("GET", _path("fabrics"), Items[Fabric])).items
+        return (await self._ask("GET", path("fabrics"), Items[Fabric])).items
 
     async def fabric(self, name: str) -> Fabric:
-        return await self._ask("GET", _path("fabrics", name), Fabric)
+        return await self._ask("GET", path("fabrics", name), Fabric)
 
     async def create_fabric(self, new: NewFabric) -> Fabric:
-        return await self._ask("POST", _path("fabrics"), Fabric, new)
+        return await self._ask("POST", path("fabrics"), Fabric, new)
 
     async def delete_fabric(self, name: str) -> None:
-        await self._http.request("DELETE", _path("fabrics", name))
+        await self._http.request("DELETE", path("fabrics", name))
 
     async def clusters(self) -> list[Cluster]:
-        return (await self._ask("GET", _path("clusters"), Items[Cluster])).items
+        return (await self._ask("GET", path("clusters"), Items[Cluster])).items
 
     async def cluster(self, name: str) -> Cluster:
-        return await self._ask("GET", _path("clusters", name), Cluster)
+        return await self._ask("GET", path("clusters", name), Cluster)
 
     async def create_cluster(self, new: NewCluster) -> Cluster:
-        return await self._ask("POST", _path("clusters"), Cluster, new)
+        return await self._ask("POST", path("clusters"), Cluster, new)
 
     async def delete_cluster(self, name: str) -> None:
-        await self._http.request("DELETE", _path("clusters", name))
+        await self._http.request("DELETE", path("clusters", name))
 
     async def nodes(self, cluster: str) -> list[Node]:
-        return (await self._ask("GET", _path("clusters", cluster, "nodes"), Items[Node])).items
+        return (await self._ask("GET", path("clusters", cluster, "nodes"), Items[Node])).items
 
     async def node(self, cluster: str, name: str) -> Node:
-        return await self._ask("GET", _path("clusters", cluster, "nodes", name), Node)
+        return await self._ask("GET", path("clusters", cluster, "nodes", name), Node)
 
     # Networks and pools.
 
     async def networks(self, cluster: str) -> list[Network]:
-        target = _path("clusters", cluster, "networks")
+        target = path("clusters", cluster, "networks")
         return (await self._ask("GET", target, Items[Network])).items
 
     async def network(self, cluster: str, name: str) -> Network:
-        return await self._ask("GET", _path("clusters", cluster, "networks", name), Network)
+        return await self._ask("GET", path("clusters", cluster, "networks", name), Network)
 
     async def create_network(self, cluster: str, new: NewNetwork) -> Network:
-        return await self._ask("POST", _path("clusters", cluster, "networks"), Network, new)
+        return await self._ask("POST", path("clusters", cluster, "networks"), Network, new)
 
     async def change_network(self, cluster: str, name: str, change: ChangeNetwork) -> Network:
-        target = _path("clusters", cluster, "networks", name)
+        target = path("clusters", cluster, "networks", name)
         return await self._ask("PATCH", target, Network, change)
 
     async def delete_network(self, cluster: str, name: str) -> None:
-        await self._http.request("DELETE", _path("clusters", cluster, "networks", name))
+        await self._http.request("DELETE", path("clusters", cluster, "networks", name))
 
     async def pools(self, cluster: str) -> list[Pool]:
-        return (await self._ask("GET", _path("clusters", cluster, "pools"), Items[Pool])).items
+        return (await self._ask("GET", path("clusters", cluster, "pools"), Items[Pool])).items
 
     async def pool(self, cluster: str, name: str) -> Pool:
-        return await self._ask("GET", _path("clusters", cluster, "pools", name), Pool)
+        return await self._ask("GET", path("clusters", cluster, "pools", name), Pool)
 
     async def create_pool(self, cluster: str, new: NewPool) -> Pool:
-        return await self._ask("POST", _path("clusters", cluster, "pools"), Pool, new)
+        return await self._ask("POST", path("clusters", cluster, "pools"), Pool, new)
 
     async def change_pool(self, cluster: str, name: str, change: ChangePool) -> Pool:
-        target = _path("clusters", cluster, "pools", name)
+        target = path("clusters", cluster, "pools", name)
         return await self._ask("PATCH", target, Pool, change)
 
     async def grow_pool(self, cluster: str, name: str, resize: ResizePool) -> Pool:
-        target = _path("clusters", cluster, "pools", name, "grow")
+        target = path("clusters", cluster, "pools", name, "grow")
         return await self._ask("POST", target, Pool, resize)
 
     async def shrink_pool(self, cluster: str, name: str, resize: ResizePool) -> Pool:
-        target = _path("clusters", cluster, "pools", name, "shrink")
+        target = path("clusters", cluster, "pools", name, "shrink")
         return await self._ask("POST", target, Pool, resize)
 
     async def delete_pool(self, cluster: str, name: str) -> None:
-        await self._http.request("DELETE", _path("clusters", cluster, "pools", name))
+        await self._http.request("DELETE", path("clusters", cluster, "pools", name))
 
     # Addresses.
 
@@ -229,7 +250,7 @@ class Client:
         after: str | None = None,
     ) -> AddressPage:
         """One page; `after` is the `next` of the page before."""
-        target = _path("clusters", cluster, "addresses") + _query(
+        target = path("clusters", cluster, "addresses") + query(
             network=network,
             pool=pool,
             namespace=namespace,
@@ -242,58 +263,34 @@ class Client:
         return await self._ask("GET", target, AddressPage)
 
     async def address(self, cluster: str, address: str, network: str | None = None) -> AddressEntry:
-        target = _path("clusters", cluster, "addresses", address) + _query(network=network)
+        target = path("clusters", cluster, "addresses", address) + query(network=network)
         return await self._ask("GET", target, AddressEntry)
 
     async def address_history(
         self, cluster: str, address: str, network: str | None = None
     ) -> AddressHistory:
         """Who holds the address and who held it before."""
-        target = _path("clusters", cluster, "addresses", address, "history")
-        return await self._ask("GET", target + _query(network=network), AddressHistory)
+        target = path("clusters", cluster, "addresses", address, "history")
+        return await self._ask("GET", target + query(network=network), AddressHistory)
 
     async def reserve(self, cluster: str, request: Reserve) -> AddressEntry:
-        target = _path("clusters", cluster, "reservations")
+        target = path("clusters", cluster, "reservations")
         return await self._ask("POST", target, AddressEntry, request)
 
     async def unreserve(self, cluster: str, address: str, network: str | None = None) -> None:
-        target = _path("clusters", cluster, "reservations", address) + _query(network=network)
+        target = path("clusters", cluster, "reservations", address) + query(network=network)
         await self._http.request("DELETE", target)
 
     async def operator_release(self, cluster: str, request: OperatorRelease) -> Released:
-        target = _path("clusters", cluster, "operator-releases")
+        target = path("clusters", cluster, "operator-releases")
         return await self._ask("POST", target, Released, request)
 
-    async def _ask(
-        self,
-        method: str,
-        target: str,
-        answer: type[A],
-        body: msgspec.Struct | None = None,
-        *,
-        repeat: bool = False,
-    ) -> A:
-        data = b"" if body is None else msgspec.json.encode(body)
-        got = await self._http.request(method, target, data, repeat=repeat)
-        try:
-            return msgspec.json.decode(got, type=answer)
-        except msgspec.DecodeError as error:
-            raise Problem(
-                "internal",
-                f"{method} {target.partition('?')[0]}: the answer is not as expected: {error}",
-                do="check that the server is netspace-server and not older than this program",
-            ) from None
 
-
-def _path(*parts: str) -> str:
-    """The target below /v1. A part that a server could take for a step up or for nothing would
-    name another thing: it never leaves."""
-    for part in parts:
-        if part in ("", ".", ".."):
-            raise invalid("name", f"{part!r} cannot name anything")
-    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
-
-
-def _query(**values: str | None) -> str:
-    given = {key: value for key, value in values.items() if value is not None}
-    return f"?{urlencode(given)}" if given else ""
+def _opened(target: str, items: list[msgspec.Raw], kind: type[A], asked: int) -> list[A | Problem]:
+    try:
+        found = opened(items, kind)
+        if len(found) != asked:
+            raise msgspec.DecodeError(f"it has {len(found)} items for {asked}")
+    except msgspec.DecodeError as error:
+        raise unexpected(f"POST {target}", error) from None
+    return found

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ipam_server.changes import Change
+from ipam_server.figures import Figures
 from netspace.problems import Problem
 from statestore import (
     DEFAULT_MAX_OPERATIONS,
@@ -53,8 +55,8 @@ class Conflict(Exception):
 
 @dataclass(eq=False, slots=True)
 class Pending:
-    """A change in the queue, `since` when by the loop's clock, or under way. `decided` becomes its
-    revision, a `Problem` or a `Conflict`."""
+    """A change in the queue, `since` when by the monotonic clock, or under way. `decided` becomes
+    its revision, a `Problem` or a `Conflict`."""
 
     change: Change
     nested: Txn
@@ -82,6 +84,7 @@ class Committer:
         extra: Callable[[], Put],
         max_operations: int = DEFAULT_MAX_OPERATIONS,
         max_waiting: int = 10_000,
+        figures: Figures | None = None,
     ) -> None:
         self._store = store
         self._fence = fence
@@ -90,6 +93,7 @@ class Committer:
         self._extra = extra
         self._max_operations = max_operations
         self._max_waiting = max_waiting
+        self._figures = figures or Figures()
         self._waiting: deque[Pending] = deque()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
@@ -114,7 +118,7 @@ class Committer:
                 do="try again in a moment",
                 retry_after=1,
             )
-        pending = Pending(change, change.nested(), asyncio.get_running_loop().time())
+        pending = Pending(change, change.nested(), time.monotonic())
         self._waiting.append(pending)
         self._idle.clear()
         self._work.set()
@@ -122,10 +126,9 @@ class Committer:
 
     async def expire(self, seconds: float) -> None:
         """Takes what has waited so long out of the queue, until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(min(LOOK, seconds / 2))
-            while self._waiting and self._waiting[0].since <= loop.time() - seconds:
+            while self._waiting and self._waiting[0].since <= time.monotonic() - seconds:
                 slow = Unavailable("a change", why="the state store is too slow or away")
                 self._fail((self._waiting.popleft(),), state_unavailable(slow))
 
@@ -192,6 +195,7 @@ class Committer:
         extra = self._extra()
         outer = Txn((self._fence,), (*(pending.nested for pending in batch), extra))
         unknown = False
+        began = time.monotonic()
         try:
             while True:
                 try:
@@ -218,6 +222,8 @@ class Committer:
             self.stopped = True
             self._fail(batch, outcome_unknown() if unknown else not_leader())
             return
+        changes = [(pending.change, pending.since) for pending in batch]
+        self._figures.sent(changes, began, time.monotonic())
         self._settle(batch, result, extra)
 
     def _settle(self, batch: list[Pending], result: TxnResult, extra: Put) -> None:

@@ -45,10 +45,13 @@ class EtcdTls(Settings):
 
 
 class EtcdConfig(Settings):
+    """`quota`: bytes that etcd may store, for the metrics; etcd itself tells from 3.6 on."""
+
     endpoints: Annotated[tuple[str, ...], Field(min_length=1)] = ("http://127.0.0.1:2379",)
     tls: EtcdTls | None = None
     timeout: Seconds = 5.0
     max_operations: Annotated[int, Field(ge=16, le=100_000)] = 128
+    quota: Annotated[int, Field(ge=2**20)] = 2 * 2**30
 
     @field_validator("endpoints")
     @classmethod
@@ -99,7 +102,8 @@ class LimitsConfig(Settings):
 
 
 class AuditConfig(Settings):
-    """How many changes of a cluster are remembered, and for how many days at most."""
+    """How many changes of a cluster are remembered, and for how many days at most: of people's and
+    controllers', and of the leader's own as many again."""
 
     entries: Annotated[int, Field(ge=10, le=100_000)] = 10_000
     days: Annotated[float, Field(gt=0, le=36_500)] = 365
@@ -128,7 +132,7 @@ class ServerConfig(Settings):
     name: str = Field(default_factory=lambda: socket.gethostname().lower())
     advertise: str | None = None
     etcd: EtcdConfig = EtcdConfig()
-    leader_ttl: Annotated[int, Field(ge=1, le=600)] = 5
+    leader_ttl: Annotated[int, Field(ge=1, le=600)] = 2
     clock_interval: Seconds = 5.0
     limits: LimitsConfig = LimitsConfig()
     audit: AuditConfig = AuditConfig()

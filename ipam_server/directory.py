@@ -12,6 +12,7 @@ import msgspec
 from ipam_server import keys, views
 from ipam_server.audit import tell
 from ipam_server.audit_pages import Said, audit_page, forget_oldest, remembered
+from ipam_server.batching import Room
 from ipam_server.leading import LeaderRecord
 from ipam_server.peers import Peers
 from ipam_server.records import ClusterRecord, FabricRecord
@@ -27,6 +28,7 @@ from statestore import (
     Delete,
     Get,
     KeyValue,
+    MemberStatus,
     OutcomeUnknown,
     OutOfSpace,
     Put,
@@ -43,11 +45,14 @@ PAUSE = 0.2
 
 
 class Directory:
-    """The way in for everything that is asked of a server. `open` it, then `close` it."""
+    """The way in for everything that is asked of a server. `open` it, then `close` it. `members`:
+    what the state store's members said when the status was last asked for."""
 
     def __init__(self, store: Store, peers: Peers, ttl: int, limits: Limits) -> None:
         self.peers = peers
         self.server = peers.me.name
+        self.members: tuple[MemberStatus, ...] = ()
+        self.room = Room(limits.max_waiting)
         self._store = store
         self._ttl = ttl
         self._limits = limits
@@ -206,7 +211,7 @@ class Directory:
         """Ready: the clusters are known, each is led by somebody, and an etcd member answers. A
         leader of this server's name that is not this process is its past."""
         clusters = await asyncio.gather(*(service.status() for service in self._services.values()))
-        members = await self._store.status()
+        self.members = members = await self._store.status()
         try:
             servers = await self.peers.servers(self.own_status())
         except StoreError:

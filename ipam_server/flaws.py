@@ -113,6 +113,11 @@ MEANINGS: Final[dict[str, Meaning]] = {
     "buried-clock": Meaning(
         "the claim would be remembered for too long", "delete the key", "remember it from now"
     ),
+    "address-disputed": Meaning(
+        "a pod lives on its node with an address that is not its here: two pods may have one",
+        "delete one of the pods, then report the node anew with netspace-agent prepare; if the node"
+        " is gone for good, delete the key of its report",
+    ),
     "clock": Meaning("cool-downs cannot be measured", "set it to a number of milliseconds"),
 }  # fmt: skip
 

@@ -18,6 +18,7 @@ from ipam_server.inspection_pools import Layout
 from ipam_server.keys import Keys, SlotId
 from ipam_server.records import (
     AbsencesRecord,
+    Disputed,
     Holder,
     NetworkRecord,
     NodeRecord,
@@ -54,6 +55,8 @@ class Inspector:
         self._holding: dict[bytes, SlotId] = {}
         self._released: dict[SlotId, int] = {}
         self._buried: dict[str, tuple[bytes, int, int]] = {}
+        self._disputed: dict[SlotId, list[tuple[bytes, Disputed]]] = {}
+        self._whose: dict[SlotId, str] = {}
         self._strays: list[tuple[bytes, int]] = []
         self._held_strays: set[str] = set()
         self._checks: dict[str, Callable[[KeyValue, tuple[str, ...]], None]] = {
@@ -93,6 +96,9 @@ class Inspector:
                 gone = mending((Compare.modified_at(key, revision),), (Delete(key),))
                 what = f"an attachment names {where} that it does not hold"
                 found.append(Flaw("attachment-dangling", (key,), what, gone))
+        for slot, told in self._disputed.items():
+            for key, each in told:
+                found.append(Flaw("address-disputed", (key,), self._in_dispute(slot, key, each)))
         if self._timeless and (self._released or self._buried):
             what = "something was released, but there is no clock that can be read"
             found.append(Flaw("clock", (self.keys.clock,), what))
@@ -133,7 +139,9 @@ class Inspector:
     # One method for each kind of key
 
     def _absences(self, stored: KeyValue, parts: tuple[str, ...]) -> None:
-        self._read(stored, lambda value: msgspec.json.decode(value, type=AbsencesRecord))
+        record = self._read(stored, lambda value: msgspec.json.decode(value, type=AbsencesRecord))
+        for each in record.disputed if record is not None else ():
+            self._disputed.setdefault(each.slot, []).append((stored.key, each))
 
     def _attachment(self, stored: KeyValue, parts: tuple[str, ...]) -> None:
         if len(parts) != 2 or not all(parts):
@@ -206,6 +214,17 @@ class Inspector:
                 change=mending((seen,), (put,), slot),
             )
 
+    def _in_dispute(self, slot: SlotId, key: bytes, disputed: Disputed) -> str:
+        node = self.keys.parse(key)[1][0]
+        pod = f"{disputed.namespace}/{disputed.pod}" if disputed.pod else "a pod without name"
+        where = f"slot {slot[1]} of network {slot[0]}, which does not exist"
+        if slot[0] in self._layout.networks:
+            where = self._layout.address(slot)
+        return (
+            f"{pod} ({disputed.ifname} of {disputed.container}) lives on node {node} with {where};"
+            f" here it belongs to {self._whose.get(slot, 'nobody')}"
+        )
+
     def _holder(self, stored: KeyValue, parts: tuple[str, ...]) -> None:
         slot = self._slot(stored, parts, self.keys.slot)
         holder = self._read(stored, lambda value: msgspec.json.decode(value, type=Holder))
@@ -214,6 +233,8 @@ class Inspector:
             self._holding.setdefault(self.keys.attachment(holder.attachment), slot or ("", 0))
         if slot is None or holder is None or slot[0] in self._layout.unread:
             return
+        if slot in self._disputed:
+            self._whose[slot] = _name(holder)
         if slot[0] not in self._layout.networks:
             self._held_strays.add(slot[0])
             what = f"a holder in network {slot[0]}, which does not exist"
@@ -283,6 +304,13 @@ class Inspector:
 
     def _time(self) -> int:
         return max(self._now or 0, self._clock or 0)
+
+
+def _name(holder: Holder) -> str:
+    if holder.reserved:
+        return f"a reservation ({holder.note})" if holder.note else "a reservation"
+    pod = f"{holder.namespace}/{holder.pod}" if holder.pod else f"container {holder.container}"
+    return f"{pod} on node {holder.node}"
 
 
 def _clock(value: bytes) -> int:

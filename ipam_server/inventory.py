@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from ipam_server.indices import SortedIndices
 from ipam_server.queues import NeverUsed, ReleaseQueue
 from ipam_server.records import (
     AbsencesRecord,
@@ -66,15 +67,17 @@ def gateway_indices(slots: SlotMap, record: NetworkRecord) -> Ranges:
 
 
 class NetworkState:
-    """A network, its holders, its releases, and which pool owns which index."""
+    """A network, its holders, its releases, and which pool owns which index. `indices`: all that
+    are held or released, in order."""
 
     __slots__ = (
         "_firsts",
         "_owners",
         "held",
+        "indices",
         "record",
         "released",
-        "reserved",
+        "reservations",
         "revision",
         "slots",
         "total",
@@ -83,7 +86,8 @@ class NetworkState:
     def __init__(self, record: NetworkRecord, revision: int) -> None:
         self.held: dict[int, Held] = {}
         self.released: dict[int, Released] = {}
-        self.reserved = 0
+        self.indices = SortedIndices()
+        self.reservations: set[int] = set()
         self._firsts: list[int] = []
         self._owners: list[tuple[int, PoolState]] = []
         self.declare(record, revision)
@@ -100,6 +104,13 @@ class NetworkState:
             return None
         last, pool = self._owners[at]
         return pool if index <= last else None
+
+    def know(self, index: int) -> None:
+        """Keeps an index among those in order as long as it is held or released."""
+        if index in self.held or index in self.released:
+            self.indices.add(index)
+        else:
+            self.indices.discard(index)
 
     def own(self, pools: Iterable[PoolState]) -> None:
         """Takes over which pool owns what, from the pools' own ranges."""

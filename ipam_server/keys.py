@@ -14,6 +14,7 @@
                                  /attachments/CONTAINER/IFNAME   which slot
                                  /buried/CLOCK/CLAIM      a claim that was released, and when
                                  /audit/REVISION-SEQUENCE        a change that somebody asked for
+                                 /audit/REVISION-SEQUENCE~       one that a leader made by itself
     /netspace/v1/audit/REVISION-NAME                      the same of clusters and fabrics
     /netspace/v1/history/CLUSTER/UID/INDEX/PLACE          who held a slot of the network before
 
@@ -32,6 +33,9 @@ FABRICS = ROOT + b"fabrics/"
 CLUSTERS = ROOT + b"clusters/"
 AUDIT = ROOT + b"audit/"
 HISTORY = ROOT + b"history/"
+
+OWN = b"~"
+"""Ends the key of an entry of what a leader did by itself; no name has it."""
 
 Kind = Literal[
     "leader",
@@ -52,6 +56,11 @@ SlotId = tuple[str, int]
 
 AttachmentKey = tuple[str, str]
 """The container's id and the interface's name."""
+
+
+def is_own(audit: bytes) -> bool:
+    """Whether an entry is of something that a leader did by itself."""
+    return audit.endswith(OWN)
 
 
 def catalogue(cluster: str) -> bytes:
@@ -109,9 +118,10 @@ class Keys:
     def audits(self) -> bytes:
         return self.prefix + b"audit/"
 
-    def audit(self, revision: int, sequence: int) -> bytes:
-        """Decided at this revision; `sequence` tells those of one revision apart."""
-        return self.audits + b"%016x-%06x" % (revision, sequence)
+    def audit(self, revision: int, sequence: int, own: bool = False) -> bytes:
+        """Decided at this revision; `sequence` tells those of one revision apart. `own`: nobody
+        asked for it."""
+        return self.audits + b"%016x-%06x%s" % (revision, sequence, OWN if own else b"")
 
     def buried(self, at: int, claim: str) -> bytes:
         """`at`: the cluster's clock in milliseconds, so that the oldest come first."""

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ipam_server.audit import tell
 from ipam_server.audit_pages import audit_page
 from ipam_server.changes import Change
 from ipam_server.committer import Conflict, not_leader, outcome_unknown
+from ipam_server.figures import Figures
 from ipam_server.following import Follower
 from ipam_server.keys import Keys
 from ipam_server.state import ClusterState
@@ -49,6 +49,7 @@ class Leading:
         self, store: Store, name: str, server: LeaderRecord, ttl: int, limits: Limits
     ) -> None:
         self.name = name
+        self.figures = Figures()
         self._server = server
         self._limits = limits
         self._store = store
@@ -109,7 +110,9 @@ class Leading:
         agreed = False
         try:
             await self._following.pause()
-            term = self._term = Term(self._store, leader, self.state, self._limits)
+            term = self._term = Term(
+                self._store, leader, self.state, self._limits, self.figures, self._server.name
+            )
             log.info("cluster %s: leading from revision %d", self.name, term.state.revision)
             self._leading.set()
             agreed = await term.run()
@@ -122,6 +125,11 @@ class Leading:
     @property
     def leading(self) -> bool:
         return self._leading.is_set()
+
+    @property
+    def leader_changes(self) -> int:
+        """How often this server has seen the leadership begin anew, its own terms included."""
+        return self._following.leaders
 
     async def wait_until_leading(self) -> None:
         await self._leading.wait()
@@ -223,21 +231,14 @@ class Leading:
         async with term.alone():
             for _ in range(SHARED_ATTEMPTS):
                 with contextlib.suppress(Conflict):
-                    await self._submit_audited(term, await decide(term))
+                    await term.submit_audited(await decide(term))
                     return
             term.distrust()
         raise _changed()
 
-    async def _submit_audited(self, term: Term, change: Change) -> None:
-        """Commits what somebody asked for, with the word of who it was."""
-        change, entry = term.audited(change)
-        revision = await term.submit(change)
-        if entry is not None:
-            tell(entry, self.name, revision)
-
-    async def _commit_audited(self, term: Term, change: Change) -> None:
+    async def _commit_audited(self, term: Term, change: Change, cause: str = "") -> int:
         try:
-            await self._submit_audited(term, change)
+            return await term.submit_audited(change, cause)
         except Conflict:
             raise _changed() from None
 
@@ -263,13 +264,9 @@ class Leading:
             if not heard.done():
                 heard.set_result(None)
 
-        def ended(task: asyncio.Task[T]) -> None:
-            self._tasks.discard(task)
-            _retrieve(task)
-            tell(task)
-
         self._tasks.add(task)
-        task.add_done_callback(ended)
+        task.add_done_callback(self._ended)
+        task.add_done_callback(tell)
         patience = loop.call_later(self._limits.timeout + 1, tell, None)
         try:
             await heard
@@ -278,6 +275,10 @@ class Leading:
         if not task.done():
             raise outcome_unknown()
         return task.result()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        _retrieve(task)
 
 
 def _changed() -> Problem:

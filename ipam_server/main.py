@@ -21,6 +21,7 @@ from ipam_server.api import Backend, make_application, why_not_ready
 from ipam_server.certificates import Certificates
 from ipam_server.config import DEFAULT_PATH, ServerConfig, own_tls
 from ipam_server.directory import Directory
+from ipam_server.metrics import Metrics
 from ipam_server.term import Limits
 from netspace import logs
 from netspace.config import load
@@ -82,6 +83,7 @@ async def serve(config: ServerConfig) -> None:
     _many_files()
     gc.set_threshold(*COLLECT)
     backend = Backend()
+    backend.metrics.etcd_quota = config.etcd.quota
     tls = own_tls(config)
     certificates = None if tls is None else Certificates(tls, backend.metrics)
     limits = config.limits.http()
@@ -99,7 +101,7 @@ async def serve(config: ServerConfig) -> None:
         async with _store(config) as store:
             backend.directory = await _directory(store, config)
             log.info("listening", extra={"server": config.name, "listen": config.listen})
-            watching = [asyncio.create_task(_watch_readiness(backend.directory))]
+            watching = [asyncio.create_task(_watch_readiness(backend.directory, backend.metrics))]
             if certificates is not None:
                 watching.append(asyncio.create_task(certificates.watch()))
             try:
@@ -156,12 +158,15 @@ def _many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _watch_readiness(directory: Directory) -> None:
-    """Says in the log when the server becomes able to serve, and when and why it no longer is."""
+async def _watch_readiness(directory: Directory, metrics: Metrics) -> None:
+    """Says in the log when the server becomes able to serve, and when and why it no longer is; and
+    keeps what was heard for the metrics."""
     said: str | None = None
     while True:
         try:
-            why = why_not_ready(await directory.status())
+            status = await directory.status()
+            why = why_not_ready(status)
+            metrics.looked(not why, status, directory)
         except Problem as problem:
             why = str(problem)
         if why != said:

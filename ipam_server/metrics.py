@@ -1,153 +1,140 @@
-"""What Prometheus is told: requests by route, pools and clusters as the state has them."""
+"""What Prometheus is told: requests by route, and what `families` makes of the clusters.
+
+Nothing is asked for when it comes: the state is in memory, and what etcd and the other servers say
+is as the server last heard when it looked whether it is ready, every other second.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import ProcessCollector
+from prometheus_client.core import CounterMetricFamily as Counter
+from prometheus_client.core import GaugeMetricFamily as Gauge
+from prometheus_client.core import HistogramMetricFamily as Histogram
+from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from netspace.messages import ClusterStatus, Pool
-from netspace.problems import Problem
+from ipam_server import families
+from ipam_server.families import Look
+from ipam_server.figures import SECONDS, Tally
+from netspace import __version__
 
 if TYPE_CHECKING:
     from ipam_server.directory import Directory
+    from netspace.messages import Status
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
-BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-"""Seconds: from one commit on a fast disk to the longest a request may take."""
+
+STALE: Final = 30.0
+"""Seconds after which what was heard is told no longer: an old figure would look like a present
+one."""
 
 
 class Metrics:
-    """The metrics of one server. `observe` is told of every request."""
+    """The metrics of one server. `observe` is told of every request. `etcd_quota`: bytes that etcd
+    may store, as configured."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        ProcessCollector(namespace="netspace", registry=self._registry)
-        self._requests = Counter(
-            "netspace_http_requests",
-            "Requests answered.",
-            ("method", "route", "status"),
-            registry=self._registry,
-        )
-        self._seconds = Histogram(
-            "netspace_http_request_seconds",
-            "Time from a request's header to its answer.",
-            ("method", "route"),
-            buckets=BUCKETS,
-            registry=self._registry,
-        )
-        self._cut = Counter(
-            "netspace_http_connections_cut",
-            "Connections turned away (full), without a handshake, or cut off (slow).",
-            ("why",),
-            registry=self._registry,
-        )
-        self._certificate: Gauge | None = None
-        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._state = _State()
-        self._registry.register(self._state)
+        self.etcd_quota = 0
+        self._process = ProcessCollector(namespace="netspace", registry=None)
+        self._requests: dict[tuple[str, str, int], int] = {}
+        self._seconds: dict[tuple[str, str], Tally] = {}
+        self._problems: dict[tuple[str, str, str], int] = {}
+        self._cut: dict[str, int] = {}
+        self._expires: float | None = None
+        self._look: Look | None = None
+        self._looked = 0.0
 
-    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        key = (method, route, status)
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = (
-                self._requests.labels(method, route, str(status)),
-                self._seconds.labels(method, route),
-            )
-        known[0].inc()
-        known[1].observe(seconds)
+    def observe(self, method: str, route: str, status: int, seconds: float, code: str) -> None:
+        """A request was answered; `code` is its problem's, or empty."""
+        key, row = (method, route, status), (method, route)
+        self._requests[key] = self._requests.get(key, 0) + 1
+        tally = self._seconds.get(row)
+        if tally is None:
+            tally = self._seconds[row] = Tally(SECONDS)
+        tally.add(seconds)
+        if code:
+            problem = (method, route, code)
+            self._problems[problem] = self._problems.get(problem, 0) + 1
 
     def cut(self, why: str) -> None:
         """A connection was turned away or cut off."""
-        self._cut.labels(why).inc()
+        self._cut[why] = self._cut.get(why, 0) + 1
 
     def certificate_expires(self, at: float) -> None:
         """When the server's certificate expires, as a POSIX time."""
-        if self._certificate is None:
-            self._certificate = Gauge(
-                "netspace_tls_certificate_expires_timestamp_seconds",
-                "When the server's certificate expires.",
-                registry=self._registry,
-            )
-        self._certificate.set(at)
+        self._expires = at
+
+    def looked(self, ready: bool, status: Status, directory: Directory) -> None:
+        """Whether the server was found ready, and by what."""
+        own = (service.local_status() for service in directory.services)
+        revisions = {cluster.name: cluster.revision for cluster in own}
+        lag = families.lags(status, revisions)
+        self._look = Look(ready, lag, directory.members, self.etcd_quota)
+        self._looked = time.monotonic()
 
     async def exposition(self, directory: Directory | None) -> bytes:
-        """The text format. Where the state cannot be read its gauges are absent: an old figure
-        would look like a present one."""
-        self._state.clusters = [] if directory is None else await _read(directory)
-        self._state.reclaiming = [] if directory is None else _reclaiming(directory)
-        return generate_latest(self._registry)
+        """The text format. It is written in a thread: that takes most of the time, and of a
+        thousand pools tens of milliseconds, in which requests go on."""
+        collected = _Collected(list(self._collect(directory)))
+        return await asyncio.to_thread(generate_latest, collected)
 
+    def _collect(self, directory: Directory | None) -> Iterator[Metric]:
+        version = Gauge("netspace_build_info", "1, with the version that runs.", labels=["version"])
+        version.add_metric([__version__], 1)
+        yield version
+        yield from self._process.collect()
+        yield from self._http()
+        if self._look is not None and time.monotonic() - self._looked < STALE:
+            yield from families.heard(self._look)
+        if directory is not None:
+            yield from families.clusters(directory.services)
 
-async def _read(directory: Directory) -> list[tuple[ClusterStatus, list[Pool]]]:
-    found = []
-    for service in directory.services:
-        with contextlib.suppress(Problem):
-            found.append((await service.status(), await service.pools()))
-    return found
-
-
-def _reclaiming(directory: Directory) -> list[tuple[str, int, int]]:
-    found = []
-    for service in directory.services:
-        with contextlib.suppress(Problem):
-            found.append((service.name, service.reclaim_candidates, service.reclaimed))
-    return found
-
-
-class _State:
-    """Gauges of what was last read of the state."""
-
-    def __init__(self) -> None:
-        self.clusters: list[tuple[ClusterStatus, list[Pool]]] = []
-        self.reclaiming: list[tuple[str, int, int]] = []
-
-    def collect(self) -> Iterator[Metric]:
-        leading = GaugeMetricFamily(
-            "netspace_cluster_leading", "1: this server leads the cluster.", labels=["cluster"]
+    def _http(self) -> Iterator[Metric]:
+        requests = Counter(
+            "netspace_http_requests", "Requests answered.", labels=["method", "route", "status"]
         )
-        waiting = GaugeMetricFamily(
-            "netspace_cluster_waiting_requests", "Requests queued.", labels=["cluster"]
+        for (method, route, status), count in self._requests.items():
+            requests.add_metric([method, route, str(status)], count)
+        seconds = Histogram(
+            "netspace_http_request_duration_seconds",
+            "Time from a request's header to its answer.",
+            labels=["method", "route"],
         )
-        used = GaugeMetricFamily(
-            "netspace_cluster_used_addresses", "Slots held by somebody.", labels=["cluster"]
+        for row, tally in self._seconds.items():
+            seconds.add_metric(row, tally.buckets(), tally.sum)
+        problems = Counter(
+            "netspace_http_problems",
+            "Requests that were answered with a problem, by its code.",
+            labels=["method", "route", "code"],
         )
-        released = GaugeMetricFamily(
-            "netspace_cluster_released_addresses",
-            "Slots whose last holder is remembered.",
-            labels=["cluster"],
+        for problem, count in self._problems.items():
+            problems.add_metric(problem, count)
+        cut = Counter(
+            "netspace_http_connections_cut",
+            "Connections turned away (full), without a handshake, or cut off (slow).",
+            labels=["why"],
         )
-        addresses = GaugeMetricFamily(
-            "netspace_pool_addresses",
-            "A pool's own slots: used, cooling, retained and free make up its size.",
-            labels=["cluster", "pool", "kind", "state"],
-        )
-        candidates = GaugeMetricFamily(
-            "netspace_reclaim_candidates",
-            "Held slots that their node's last report missed.",
-            labels=["cluster"],
-        )
-        reclaimed = CounterMetricFamily(
-            "netspace_reclaimed_addresses", "Slots that this server reclaimed.", labels=["cluster"]
-        )
-        for name, missed, freed in self.reclaiming:
-            candidates.add_metric([name], missed)
-            reclaimed.add_metric([name], freed)
-        yield from (candidates, reclaimed)
-        for cluster, pools in self.clusters:
-            leading.add_metric([cluster.name], cluster.leading)
-            waiting.add_metric([cluster.name], cluster.waiting)
-            used.add_metric([cluster.name], cluster.used)
-            released.add_metric([cluster.name], cluster.released)
-            for pool in pools:
-                labels = [cluster.name, pool.name, pool.kind]
-                addresses.add_metric([*labels, "used"], pool.used)
-                addresses.add_metric([*labels, "cooling"], pool.cooling)
-                addresses.add_metric([*labels, "retained"], pool.retained)
-                addresses.add_metric([*labels, "free"], float(int(pool.free)))
-        yield from (leading, waiting, used, released, addresses)
+        for why, count in self._cut.items():
+            cut.add_metric([why], count)
+        yield from (requests, seconds, problems, cut)
+        if self._expires is not None:
+            yield Gauge(
+                "netspace_tls_certificate_expires_timestamp_seconds",
+                "When the server's certificate expires.",
+                value=self._expires,
+            )
+
+
+class _Collected:
+    """What was collected, in the form in which the library takes it."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        return self._metrics

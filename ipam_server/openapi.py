@@ -8,7 +8,9 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from netspace.http_routes import JSON, Route, common_problems
+from ipam_server import examples
+from netspace.http_inputs import JSON
+from netspace.http_routes import Route, common_problems
 from netspace.problems import KINDS, MEDIA_TYPE, ProblemDocument
 
 REFERENCE: Final = "#/components/schemas/{name}"
@@ -19,7 +21,7 @@ S = TypeVar("S")
 def document(
     routes: Sequence[Route[S]], parameters: Mapping[str, Any], title: str, version: str
 ) -> dict[str, Any]:
-    """The document as plain JSON values."""
+    """The document as plain JSON values. What was made is linked to what can be asked of it."""
     schemas = _Schemas(_types(routes, parameters))
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
@@ -33,8 +35,11 @@ def document(
             ],
             "responses": _responses(route, schemas),
         }
+        links = _links(route, routes)
+        if links:
+            operation["responses"][str(route.success)]["links"] = links
         if route.body is not None:
-            operation["requestBody"] = {"required": True, "content": schemas.content(route.body)}
+            operation["requestBody"] = {"required": True, "content": _body(route, schemas)}
         paths.setdefault(route.path, {})[route.method.lower()] = operation
     return {
         "openapi": "3.1.0",
@@ -73,9 +78,44 @@ def _path_parameters(
     route: Route[S], parameters: Mapping[str, Any], schemas: _Schemas
 ) -> list[dict[str, Any]]:
     return [
-        {"name": name, "in": "path", "required": True, "schema": schemas.of(parameters[name])}
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": schemas.of(parameters[name]),
+            "example": examples.PARAMETERS[name],
+        }
         for name in route.parameters
     ]
+
+
+def _body(route: Route[S], schemas: _Schemas) -> dict[str, Any]:
+    content = schemas.content(route.body)
+    example = examples.of_body(route.body)
+    if example is not None:
+        content[JSON]["example"] = msgspec.to_builtins(example)
+    return content
+
+
+def _links(route: Route[S], routes: Sequence[Route[S]]) -> dict[str, Any]:
+    """From what a route makes to the routes below its path: the one parameter that they have more
+    is the answer's `name`, or stood in the body under the parameter's own."""
+    if route.success != HTTPStatus.CREATED:
+        return {}
+    links = {}
+    for other in routes:
+        more = other.parameters[len(route.parameters) :]
+        if other.path.startswith(f"{route.path}/{{") and len(more) == 1:
+            named = "name" in route.answer.__struct_fields__
+            made = "$response.body#/name" if named else f"$request.body#/{more[0]}"
+            links[_identifier(other)] = {
+                "operationId": _identifier(other),
+                "parameters": {
+                    **{name: f"$request.path.{name}" for name in route.parameters},
+                    more[0]: made,
+                },
+            }
+    return links
 
 
 def _query_parameters(route: Route[S], schemas: _Schemas) -> list[dict[str, Any]]:

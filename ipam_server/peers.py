@@ -105,9 +105,9 @@ class Peers:
         the same however often it comes, so a lost answer may be asked for again."""
         deadline = time.monotonic() + self._patience
         while True:
-            endpoint = service.elsewhere()
+            endpoint = None if service.leading else service.elsewhere()
             try:
-                if endpoint is None or service.leading:
+                if endpoint is None:
                     return await here()
                 return await there(self._to(endpoint))
             except Problem as problem:

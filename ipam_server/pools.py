@@ -19,8 +19,8 @@ from netspace.ranges import Ranges
 from netspace.slots import SlotError
 
 
-def carve(state: ClusterState, new: NewPool) -> PoolRecord:
-    """The record of a new pool."""
+def carve(state: ClusterState, new: NewPool, now: int) -> PoolRecord:
+    """The record of a new pool, at the cluster's clock `now` (milliseconds)."""
     if new.name in state.pools:
         raise Problem("exists", f"pool {new.name} exists already", do="choose another name")
     network = network_of(state, new.network)
@@ -33,7 +33,7 @@ def carve(state: ClusterState, new: NewPool) -> PoolRecord:
             do="grow that one or delete it first",
         )
     namespaces = _namespaces(new.kind, new.namespaces, parent)
-    free = _free(state, network, new.network, parent)
+    free = _free(state, network, new.network, parent, now)
     source = _source(new.network, parent)
     size = new.size
     if new.elastic is not None and size is None and not new.ranges:
@@ -107,13 +107,13 @@ def _check_fixed(pool: PoolState) -> None:
         )
 
 
-def grow(state: ClusterState, pool: PoolState, asked: ResizePool) -> PoolRecord:
+def grow(state: ClusterState, pool: PoolState, asked: ResizePool, now: int) -> PoolRecord:
     """The record with more space, from where the pool was carved."""
     check_unchanged(f"pool {pool.name}", pool.revision, asked.revision)
     _check_fixed(pool)
     network = network_of(state, pool.record.network)
     parent = state.pools[pool.record.parent] if pool.record.parent else None
-    free = _free(state, network, pool.record.network, parent)
+    free = _free(state, network, pool.record.network, parent, now)
     source = _source(pool.record.network, parent)
     taken = _pick(network, free, asked.ranges, asked.size, source, beside=pool.ranges)
     _check_bounds(pool.record.elastic, pool.ranges | taken)
@@ -129,12 +129,7 @@ def shrink(state: ClusterState, pool: PoolState, asked: ResizePool, now: int) ->
     check_unchanged(f"pool {pool.name}", pool.revision, asked.revision)
     _check_fixed(pool)
     network = network_of(state, pool.record.network)
-    busy = Ranges(
-        (index, index)
-        for index in network.touched(pool.own)
-        if index in network.held or state.rest_left((pool.record.network, index), now)
-    ) | Ranges((slot[1], slot[1]) for slot in state.taken if slot[0] == pool.record.network)
-    idle = pool.own - busy
+    idle = _idle(state, network, pool, now)
     if asked.ranges and asked.size is None:
         gone = _spans(network, asked.ranges)
         if not gone.issubset(pool.ranges):
@@ -272,13 +267,22 @@ def _check_within(child: str, inner: list[str], parent: str, outer: list[str]) -
 
 
 def _free(
-    state: ClusterState, network: NetworkState, name: str, parent: PoolState | None
+    state: ClusterState, network: NetworkState, name: str, parent: PoolState | None, now: int
 ) -> Ranges:
-    """What can be carved: of a parent only what nobody holds, since no holder changes its pool."""
-    if parent is None:
-        return total_free(state, name)
-    held = Ranges((index, index) for index in network.touched(parent.own) if index in network.held)
-    return parent.own - held - Ranges((i, i) for n, i in state.taken if n == name)
+    """What can be carved: of a parent only what is idle, since no holder changes its pool, and
+    what rests there rests by its rules."""
+    return total_free(state, name) if parent is None else _idle(state, network, parent, now)
+
+
+def _idle(state: ClusterState, network: NetworkState, pool: PoolState, now: int) -> Ranges:
+    """What of a pool's own nobody holds, is retained, in cool-down or in flight."""
+    name = pool.record.network
+    busy = Ranges(
+        (index, index)
+        for index in network.touched(pool.own)
+        if index in network.held or state.rest_left((name, index), now)
+    )
+    return pool.own - busy - Ranges((slot[1], slot[1]) for slot in state.taken if slot[0] == name)
 
 
 def _pick(

@@ -13,11 +13,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from ipam_server.inventory import Absences, Held
 from ipam_server.keys import SlotId
 from ipam_server.records import Absence, AbsencesRecord
 from ipam_server.state import ClusterState
-from netspace.upkeep import AttachmentsReport
+from netspace.upkeep import AttachmentsReport, LiveAttachment
 from statestore import Compare
 
 
@@ -97,7 +99,7 @@ def absences(
     """What is missing in a node's report of what the node holds (`held`). What was missing before
     as well keeps its moment; what is there is forgotten. A report whose look was before the last
     one had come, a late copy of it for one, proves nothing, but that something is there."""
-    alive = {(each.container, each.ifname): each.generation for each in report.attachments}
+    alive = {(each.container, each.ifname): each for each in report.attachments}
     told = state.absences.get(node)
     before = {} if told is None else {(e.slot, e.generation): e for e in told.record.gone}
     late = told is not None and report.seen < told.revision
@@ -106,14 +108,13 @@ def absences(
         if not report.since < each.generation <= report.seen:
             # The node's records do not reach back to it, or it is newer than the look at them.
             continue
-        # A node without the record's contents reports generation 0: whichever it is.
-        if alive.get(each.holder.attachment, -1) in (0, each.generation):
+        if _lives(alive.get(each.holder.attachment), each):
             continue
         known = before.get((slot, each.generation))
         if known is not None or not late:
             missing.append(known or Absence(slot[0], f"{slot[1]:x}", each.generation, now))
     if told is not None and late:
-        return AbsencesRecord(at=told.record.at, seen=told.record.seen, gone=missing)
+        return msgspec.structs.replace(told.record, gone=missing)
     return AbsencesRecord(at=now, seen=report.seen, gone=missing)
 
 
@@ -134,7 +135,7 @@ def complete(state: ClusterState, node: str, report: AttachmentsReport) -> bool:
         present += (
             held is not None
             and held.holder.node == node
-            and each.generation in (0, held.generation)
+            and _lives(each, held)
         )  # fmt: skip
     return present == state.used_by.get(node, 0)
 
@@ -149,6 +150,16 @@ def candidates(state: ClusterState, grace: int) -> list[tuple[SlotId, Held, Verd
             if held is not None and _is(entry, entry.slot, held):
                 found.append((entry.slot, held, reports.judge(told, entry, node)))
     return sorted(found, key=lambda each: each[0])
+
+
+def _lives(found: LiveAttachment | None, held: Held) -> bool:
+    """Whether what a node found is this generation. A node without the record's contents reports
+    generation 0: whichever it is. What was taken back has another generation than the node knows,
+    and the claim it knows."""
+    if found is None:
+        return False
+    claim = None if found.holding is None else found.holding.claim
+    return found.generation in (0, held.generation) or claim == held.holder.claim
 
 
 def _is(entry: Absence, slot: SlotId, held: Held) -> bool:

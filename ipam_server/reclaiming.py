@@ -1,4 +1,5 @@
-"""Reclaiming: nodes' reports of live attachments taken in, and what they prove gone freed.
+"""Reclaiming: nodes' reports of live attachments taken in, what they prove gone freed, and what
+lives without being known taken back.
 
 What a node's last report missed is kept in etcd, so that a proof outlives its leader. A report and
 the frees that rest on the one before never overlap.
@@ -12,26 +13,35 @@ from dataclasses import replace
 
 import msgspec
 
-from ipam_server import reclaim, views
+from ipam_server import adoption, reclaim, views
+from ipam_server.allocator import Choice, Wait
+from ipam_server.audit import RECLAIMING
 from ipam_server.changes import Change
 from ipam_server.committer import Conflict
 from ipam_server.inventory import Held
 from ipam_server.keys import SlotId
 from ipam_server.reclaim import NodeReports, Verdict
+from ipam_server.records import Disputed
 from ipam_server.state import ClusterState
 from ipam_server.term import Term
 from ipam_server.upkeep import Upkeep
 from netspace.problems import Problem
-from netspace.upkeep import AttachmentsReport, Candidate, NodeAttachments, Reclaimed
+from netspace.upkeep import (
+    AttachmentsReport,
+    Candidate,
+    Dispute,
+    LiveAttachment,
+    NodeAttachments,
+    Reclaimed,
+)
 from statestore import Put
 
 log = logging.getLogger(__name__)
 
 
 class Reclaiming(Upkeep):
-    """See the module. `reclaimed`: how many addresses this server has reclaimed."""
+    """See the module."""
 
-    reclaimed = 0
     _rounds: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -53,12 +63,13 @@ class Reclaiming(Upkeep):
             revision=state.revision,
             held=state.used_by.get(node, 0),
             missing=0 if told is None else len(told.record.gone),
+            disputes=tuple(_dispute(state, each) for each in adoption.disputes(state, node)),
         )
 
     async def report_attachments(self, node: str, report: AttachmentsReport) -> NodeAttachments:
         """Takes a node's report in."""
-        await self._finish(self._report(node, report))
-        return await self.node_attachments(node)
+        adopted = await self._finish(self._report(node, report))
+        return msgspec.structs.replace(await self.node_attachments(node), adopted=adopted)
 
     async def reclaimable(self) -> Reclaimed:
         """Every candidate, and what its proof lacks; nothing is freed."""
@@ -74,19 +85,69 @@ class Reclaiming(Upkeep):
                 freed.append(found)
         return self._told(freed)
 
-    async def _report(self, node: str, report: AttachmentsReport) -> None:
+    async def _report(self, node: str, report: AttachmentsReport) -> int:
+        """How many addresses the report has brought back."""
         async with self._locks.hold(("node", node, "")):
             term = await self._open()
-            state = term.state
-            told = state.absences.get(node)
-            if reclaim.complete(state, node, report) and (told is None or not told.record.gone):
-                return
-            held = dict(reclaim.held_by(state, node))
-            record = reclaim.absences(state, held, node, report, term.clock.now())
-            if told is None and not record.gone:
-                return
-            put = Put(state.keys.absences(node), msgspec.json.encode(record))
-            await self._commit(term, Change((), (put,), put.key, put.value))
+            told = term.state.absences.get(node)
+            quiet = told is None or not (told.record.gone or told.record.disputed)
+            unknown = list(adoption.unknown(term.state, report.attachments))
+            if quiet and not unknown and reclaim.complete(term.state, node, report):
+                return 0
+            if told is not None and report.seen < told.revision:
+                # A late copy says nothing of what is held now.
+                adopted, disputed = 0, told.record.disputed
+            else:
+                adopted, disputed = await self._adopt_all(node, unknown)
+            term = await self._open()
+            held = dict(reclaim.held_by(term.state, node))
+            record = reclaim.absences(term.state, held, node, report, term.clock.now())
+            record = msgspec.structs.replace(record, disputed=disputed)
+            if told is not None or record.gone or record.disputed:
+                put = Put(term.state.keys.absences(node), msgspec.json.encode(record))
+                await self._commit(term, Change((), (put,), put.key, put.value))
+            return adopted
+
+    async def _adopt_all(
+        self, node: str, unknown: list[LiveAttachment]
+    ) -> tuple[int, list[Disputed]]:
+        """How many were taken back, and what is in dispute."""
+        work = (self._adopt(node, each) for each in unknown)
+        found = await asyncio.gather(*work, return_exceptions=True)
+        for each in found:
+            if isinstance(each, BaseException):
+                raise each
+        disputed = [each for each in found if isinstance(each, Disputed)]
+        return sum(each is True for each in found), disputed
+
+    async def _adopt(self, node: str, live: LiveAttachment) -> Disputed | bool:
+        """Whether the slot is the attachment's again, or that it is in dispute."""
+        async with self._locks.hold((live.container, live.ifname)):
+            while True:
+                term = await self._open()
+                if not any(adoption.unknown(term.state, [live])):
+                    return False
+                decision = adoption.adopt(term.state, node, live)
+                match decision:
+                    case Wait():
+                        await term.decided(decision.slot)
+                    case Disputed():
+                        log.error(
+                            "cluster %s: an address is in dispute", self.name,
+                            extra={"event": "dispute", "cluster": self.name, "node": node,
+                                   **msgspec.structs.asdict(decision)},
+                        )  # fmt: skip
+                        return decision
+                    case Choice():
+                        choice, change = term.giving(decision)
+                        await self._commit(term, change)
+                        log.warning(
+                            "cluster %s: an address was taken back", self.name,
+                            extra={"event": "adopt", "cluster": self.name, "node": node,
+                                   "container": live.container, "ifname": live.ifname,
+                                   "network": choice.slot[0], "slot": str(choice.slot[1])},
+                        )  # fmt: skip
+                        return True
 
     async def _reclaim(self, slot: SlotId, generation: int) -> Candidate | None:
         """Frees this generation if it is proved gone still; what was freed."""
@@ -114,10 +175,10 @@ class Reclaiming(Upkeep):
         change = term.freeing(slot, held)
         change = replace(change, compares=(*change.compares, *verdict.compares), shared=True)
         try:
-            revision = await term.submit(change)
+            revision = await term.submit_audited(change, RECLAIMING)
         except Conflict:
             return None
-        self.reclaimed += 1
+        self.figures.freed["reclaim"] += 1
         log.info(
             "cluster %s: reclaimed %s", self.name, told.ipv4 or told.ipv6,
             extra={
@@ -157,6 +218,18 @@ class Reclaiming(Upkeep):
                 log.warning("cluster %s: reclaiming: %s", self.name, problem)
             except Exception:
                 log.exception("cluster %s: a fault in reclaiming", self.name)
+
+
+def _dispute(state: ClusterState, disputed: Disputed) -> Dispute:
+    address, why = adoption.shown(state, disputed)
+    return Dispute(
+        container=disputed.container,
+        ifname=disputed.ifname,
+        namespace=disputed.namespace,
+        pod=disputed.pod,
+        address=address,
+        why=why,
+    )
 
 
 def _candidate(

@@ -110,13 +110,30 @@ class Absence(msgspec.Struct, frozen=True, array_like=True):
         return self.network, int(self.index, 16)
 
 
+class Disputed(msgspec.Struct, frozen=True, array_like=True):
+    """A slot that a node's live attachment has, and that is not its here; `index` as above."""
+
+    network: str
+    index: str
+    container: str
+    ifname: str
+    namespace: str
+    pod: str
+
+    @property
+    def slot(self) -> tuple[str, int]:
+        return self.network, int(self.index, 16)
+
+
 class AbsencesRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node's last report missed. `at`: when it came, by the cluster's clock in milliseconds;
-    `seen`: the revision that the node had seen when it looked."""
+    """What a node's last report missed, and what it had that is another's here. `at`: when it came,
+    by the cluster's clock in milliseconds; `seen`: the revision that the node had seen when it
+    looked."""
 
     at: int
     seen: int
     gone: list[Absence] = []
+    disputed: list[Disputed] = []
 
 
 class Holder(

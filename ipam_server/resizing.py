@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def resize(state: ClusterState, pool: PoolState, record: PoolRecord, revision: int) -> None:
-    """Takes over a record that differs in its ranges. What the pool gains leaves its parent, and
-    what it loses returns to it; without a parent it comes from no pool and goes to none."""
+    """Takes over a record that differs in its ranges. What the pool gains leaves the pools that it
+    is nested in, and what it loses returns to them; without any it comes from no pool and goes to
+    none. Pools that grow at once, one in the other, may come in any order."""
     network = state.networks[record.network]
     pool.record, pool.revision, pool.ranges = record, revision, ranges_of(record)
-    parent = state.pools.get(record.parent) if record.parent else None
     gains = []
-    for each in (pool,) if parent is None else (parent, pool):
+    for each in (*reversed(state.outer(pool)), pool):
         own = (each.ranges & network.total) - state.nested(each.name)
         lost = each.own - own
         gains.append((each, own - each.own))

@@ -19,12 +19,14 @@ def _who(*roles: Role) -> frozenset[Role]:
 
 
 ANYBODY: Final = Who(None)
-MEMBERS: Final = Who(_who("controller", "node", "server"))
+MEMBERS: Final = Who(_who("controller", "node", "server", "monitor"))
+MONITORS: Final = Who(_who("monitor", "server"))
 CLUSTER: Final = Who(_who("controller", "node"))
 CONTROLLERS: Final = Who(_who("controller"))
 SERVERS: Final = Who(_who("server"))
 
 IN_BODY: Final = Who(_who("controller", "node"), node="body")
+IN_ITEMS: Final = Who(_who("controller", "node"), node="items")
 IN_PATH: Final = Who(_who("controller", "node"), node="path")
 IN_QUERY: Final = Who(_who("controller", "node"), node="query")
 IN_ANSWER: Final = Who(_who("controller", "node"), node="answer")
@@ -33,6 +35,8 @@ TABLE: Final[dict[tuple[str, str], Who]] = {
     # A node asks for its own pods, and of the rest of the cluster sees what it needs for them.
     ("POST", f"{_C}/allocations"): IN_BODY,
     ("POST", f"{_C}/releases"): IN_BODY,
+    ("POST", f"{_C}/allocation-batches"): IN_ITEMS,
+    ("POST", f"{_C}/release-batches"): IN_ITEMS,
     ("GET", f"{_C}/attachments/{{container}}/{{ifname}}"): IN_ANSWER,
     ("GET", f"{_C}/networks"): CLUSTER,
     ("GET", f"{_C}/networks/{{network}}"): CLUSTER,
@@ -61,7 +65,8 @@ TABLE: Final[dict[tuple[str, str], Who]] = {
     # Servers look at one another; everything else they pass on in somebody's name.
     ("GET", "/v1/server"): SERVERS,
     ("GET", "/v1/status"): SERVERS,
-    ("GET", "/metrics"): SERVERS,
+    # Whoever watches sees figures, and the names of clusters, networks and pools.
+    ("GET", "/metrics"): MONITORS,
     ("GET", "/readyz"): MEMBERS,
     ("GET", "/healthz"): ANYBODY,
     ("GET", "/openapi.json"): ANYBODY,

@@ -6,6 +6,7 @@ Networks and pools are reshaped on a state that stands still: decided by the pur
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from ipam_server import networks as network_rules
 from ipam_server import pools as pool_rules
 from ipam_server import views
 from ipam_server.allocator import whose
-from ipam_server.changes import Change
+from ipam_server.changes import Change, resizing
 from ipam_server.elastic import sized
 from ipam_server.history import history
 from ipam_server.inventory import PoolState
@@ -33,6 +34,9 @@ from statestore import Compare, Delete, KeyValue, Put, StoreError
 
 CHUNK, ROOM = 100, 4
 """How many keys one transaction deletes at most, and how many operations it has besides."""
+
+SHOWN, STEPS = 100, 50
+"""Addresses of a page that are put together in one step, and how many steps a page may take."""
 
 encode = msgspec.json.encode
 
@@ -164,7 +168,7 @@ class ClusterService(Reclaiming):
 
     async def create_pool(self, new: m.NewPool) -> m.Pool:
         async def create(term: Term) -> Change:
-            record = pool_rules.carve(term.state, new)
+            record = pool_rules.carve(term.state, new, term.clock.now())
             put = Put(term.state.keys.pool(new.name), encode(record))
             return Change((Compare.absent(put.key),), (put,), put.key, put.value)
 
@@ -172,15 +176,18 @@ class ClusterService(Reclaiming):
         return await self.pool(new.name)
 
     async def change_pool(self, name: str, asked: m.ChangePool) -> m.Pool:
-        def value(term: Term, pool: PoolState) -> bytes:
+        async def change(term: Term) -> Change:
+            pool = self._pool(term.state, name)
             record = pool_rules.change(term.state, pool, asked)
-            return encode(sized(term.state, pool, record, term.clock.now()))
+            return resizing(term.state.keys, sized(term.state, pool, record, term.clock.now()))
 
-        return await self._rewrite_pool(name, value)
+        await self._reshape(change)
+        return await self.pool(name)
 
     async def grow_pool(self, name: str, asked: m.ResizePool) -> m.Pool:
         return await self._rewrite_pool(
-            name, lambda term, pool: encode(pool_rules.grow(term.state, pool, asked))
+            name,
+            lambda term, pool: encode(pool_rules.grow(term.state, pool, asked, term.clock.now())),
         )
 
     async def shrink_pool(self, name: str, asked: m.ResizePool) -> m.Pool:
@@ -219,7 +226,17 @@ class ClusterService(Reclaiming):
     async def addresses(
         self, wanted: AddressFilter, limit: int, after: str | None
     ) -> m.AddressPage:
-        return views.address_page(self.state, wanted, limit, after, self.now())
+        """A page; while it is put together others have their turn."""
+        items: list[m.AddressEntry] = []
+        for _ in range(STEPS):
+            rest = min(limit - len(items), SHOWN)
+            page = views.address_page(self.state, wanted, rest, after, self.now())
+            items += page.items
+            after = page.next
+            if after is None or len(items) == limit:
+                break
+            await asyncio.sleep(0)
+        return m.AddressPage(items=items, next=after)
 
     async def address(self, address: str, network: str | None) -> m.AddressEntry:
         slot = views.find_slot(self.state, address, network)

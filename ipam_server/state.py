@@ -48,17 +48,20 @@ class ClusterState:
     """Everything that is known of a cluster at `revision`.
 
     `attachments` follow from the holders, whose transactions write their keys beside the slots'.
+    `led_since`: the revision at which the last leader's term began.
     `names`: the slots that a named pod holds or held last. `earlier`: how many held slots had the
     name before their present holder. `used_by`: held slots by node. `strays`: keys of networks that
     do not exist. `audit`: when each remembered change was made, by its key. `buried`: when each
-    claim was released, by the cluster's clock, about in that order. `resizing`: networks of which a
-    pool grows or shrinks in a transaction under way."""
+    claim was released, by the cluster's clock, about in that order. `disputed`: slots that some
+    node's live attachment has and is not known for: nobody gets them, free or not. `resizing`:
+    networks of which a pool grows or shrinks in a transaction under way."""
 
     name: str
     keys: Keys = field(init=False)
     revision: int = 0
     clock: int = 0
     leader: bytes | None = None
+    led_since: int = 0
     networks: dict[str, NetworkState] = field(default_factory=dict)
     pools: dict[str, PoolState] = field(default_factory=dict)
     nodes: dict[str, NodeRecord] = field(default_factory=dict)
@@ -74,6 +77,7 @@ class ClusterState:
     _last: int = 0
     audit: dict[bytes, int] = field(default_factory=dict)
     buried: dict[str, int] = field(default_factory=dict)
+    disputed: dict[SlotId, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.keys = Keys(self.name)
@@ -116,11 +120,26 @@ class ClusterState:
     def children(self, name: str) -> list[PoolState]:
         return [pool for pool in self.pools.values() if pool.record.parent == name]
 
+    def outer(self, pool: PoolState) -> list[PoolState]:
+        """The pools that a pool is nested in, the closest first."""
+        found: list[PoolState] = []
+        parent = self.pools.get(pool.record.parent or "")
+        # A state that somebody wrote by hand may have pools nested in one another.
+        while parent is not None and parent is not pool and parent not in found:
+            found.append(parent)
+            parent = self.pools.get(parent.record.parent or "")
+        return found
+
     def nested(self, name: str) -> Ranges:
-        """What of a pool lies in the pools nested in it, addresses excluded later included."""
-        return Ranges(
-            interval for child in self.children(name) for interval in child.ranges.intervals
-        )
+        """What of a pool lies in the pools nested in it, at any depth: addresses excluded later
+        are included, and of two levels that grow at once each counts from its own record on."""
+        within: dict[str, PoolState] = {}
+        names = [name]
+        for each in names:
+            fresh = [p for p in self.children(each) if p.name not in within and p.name != name]
+            within |= {child.name: child for child in fresh}
+            names += [child.name for child in fresh]
+        return Ranges(interval for child in within.values() for interval in child.ranges.intervals)
 
     def settle(self, pool: PoolState, now: int) -> None:
         """Moves what has rested by `now` to where it can be given."""
@@ -185,6 +204,7 @@ class ClusterState:
                 self._apply_buried(int(names[0], 16), names[1], value)
             case "leader":
                 self.leader = value
+                self.led_since = event.create_revision or self.led_since
             case "clock":
                 self.clock = max(self.clock, int(value or b"0"))
 
@@ -192,7 +212,7 @@ class ClusterState:
         network = self.networks[slot[0]]
         before = network.held.pop(slot[1], None)
         if before is not None:
-            network.reserved -= before.holder.reserved
+            network.reservations.discard(slot[1])
             self._count(before.holder, -1)
             self._forget(before.holder.identity, slot)
             if self.attachments.get(before.holder.attachment) == slot:
@@ -204,11 +224,13 @@ class ClusterState:
                 revision = self._last
             self._last = revision
             network.held[slot[1]] = Held(holder, revision)
-            network.reserved += holder.reserved
+            if holder.reserved:
+                network.reservations.add(slot[1])
             self._count(holder, 1)
             self._remember(holder.identity, slot)
             if not holder.reserved:
                 self.attachments[holder.attachment] = slot
+        network.know(slot[1])
         if slot[0] in self.reshaped:
             return
         pool = network.owner(slot[1])
@@ -228,6 +250,7 @@ class ClusterState:
             release = decode_release(value)
             network.released[slot[1]] = Released(release, revision)
             self._remember(release.identity, slot)
+        network.know(slot[1])
         if slot[0] not in self.reshaped:
             self.place(slot)
 
@@ -279,11 +302,21 @@ class ClusterState:
             self.nodes[name] = msgspec.json.decode(value, type=NodeRecord)
 
     def _apply_absences(self, node: str, value: bytes | None, revision: int) -> None:
-        if value is None:
-            self.absences.pop(node, None)
-        else:
+        before = self.absences.pop(node, None)
+        if before is not None:
+            self._dispute(before.record, -1)
+        if value is not None:
             record = msgspec.json.decode(value, type=AbsencesRecord)
             self.absences[node] = Absences(record, revision)
+            self._dispute(record, 1)
+
+    def _dispute(self, record: AbsencesRecord, by: int) -> None:
+        for slot in {each.slot for each in record.disputed}:
+            self.disputed[slot] = self.disputed.get(slot, 0) + by
+            if not self.disputed[slot]:
+                del self.disputed[slot]
+            if slot[0] in self.networks and slot[0] not in self.reshaped:
+                self.place(slot)
 
     # Keeping the derived parts true
 
@@ -295,7 +328,7 @@ class ClusterState:
         if pool is None:
             return
         pool.depart(index)
-        if index in network.held or slot in self.taken:
+        if index in network.held or slot in self.taken or slot in self.disputed:
             return
         released = network.released.get(index)
         if released is None:
@@ -321,7 +354,7 @@ class ClusterState:
         for index in sorted(network.released):
             if index not in network.held:
                 self.place((name, index))
-        for slot in self.taken:
+        for slot in (*self.taken, *self.disputed):
             if slot[0] == name:
                 self.place(slot)
 

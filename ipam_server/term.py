@@ -10,21 +10,22 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ipam_server.allocator import Choice
-from ipam_server.audit import AuditRecord, audited, overdue
+from ipam_server.audit import GROWTH, SHRINKING, AuditRecord, Word, audited, overdue, repaired, tell
 from ipam_server.changes import Change, allocation, freeing, resizing
 from ipam_server.committer import Committer, Conflict, state_unavailable
 from ipam_server.elastic import Resize, ahead, given_back, spare
+from ipam_server.figures import Entry, Figures
 from ipam_server.history import forgetting, page_after, remembering
 from ipam_server.inventory import Held, PoolState
 from ipam_server.keys import SlotId
-from ipam_server.records import Release
+from ipam_server.records import Release, ranges_of
 from ipam_server.state import ClusterState
-from netspace.callers import current
+from netspace.callers import Caller, current
 from netspace.problems import Problem
 from statestore import Delete, Leader, Put, Store, Unavailable
 
@@ -75,11 +76,21 @@ class Clock:
 
 
 class Term:
-    """See the module; `run` commits until leadership is lost."""
+    """See the module; `run` commits until leadership is lost. `server`: the leader's name."""
 
-    def __init__(self, store: Store, leader: Leader, state: ClusterState, limits: Limits) -> None:
+    def __init__(
+        self,
+        store: Store,
+        leader: Leader,
+        state: ClusterState,
+        limits: Limits,
+        figures: Figures,
+        server: str,
+    ) -> None:
         self.state = state
+        self._server = Caller("server", name=server)
         self.limits = limits
+        self._figures = figures
         self.clock = Clock(state.clock)
         self._sequence = 0
         self._store = store
@@ -96,6 +107,7 @@ class Term:
             self._tick,
             limits.max_operations,
             limits.max_waiting,
+            figures,
         )
 
     @property
@@ -149,11 +161,32 @@ class Term:
         """The change with a slot's past holder kept in its history."""
         return remembering(change, self.state, slot, past, self.limits.history_entries)
 
-    def audited(self, change: Change) -> tuple[Change, AuditRecord | None]:
-        """The change with the word of who asked for it, if it is of something declared."""
+    def audited(self, change: Change, cause: str = "") -> tuple[Change, tuple[AuditRecord, ...]]:
+        """The change with the word of who asked for it, if it is of something declared; where
+        nobody did, `cause` says why this server makes it."""
+        change, entries = audited(change, self.state, self._word(cause))
+        self._sequence += len(entries)
+        return change, entries
+
+    def repaired(
+        self, change: Change, before: Mapping[bytes, bytes | None]
+    ) -> tuple[Change, tuple[AuditRecord, ...]]:
+        """The same of a mend; `before`: the values of the keys that it writes."""
         self._sequence += 1
+        return repaired(change, self.state, self._word(f"repair by {current()}"), before)
+
+    def _word(self, cause: str) -> Word:
         said = datetime.now(UTC).isoformat(timespec="seconds")
-        return audited(change, self.state, current(), self._sequence, self.clock.now(), said)
+        caller = self._server if cause else current()
+        return Word(caller, cause, self._sequence + 1, self.clock.now(), said)
+
+    async def submit_audited(self, change: Change, cause: str = "") -> int:
+        """Commits a change with the word of who made it, and says the same in the log."""
+        change, entries = self.audited(change, cause)
+        revision = await self.submit(change)
+        for entry in entries:
+            tell(entry, self.state.name, revision)
+        return revision
 
     async def open(self) -> None:
         """Waits while somebody reshapes networks or pools."""
@@ -224,13 +257,14 @@ class Term:
         while True:
             age = int(self.limits.audit_age * 1000)
             gone = overdue(self.state.audit, self.clock.now(), self.limits.audit_entries, age)
-            await self._forget(gone)
+            await self._forget("audit", gone)
             await asyncio.sleep(self.limits.audit_interval)
 
     async def _keep_buried(self) -> None:
         """Forgets the claims that were released long ago."""
         while True:
-            await self._forget(self.state.buried_before(self.clock.now() - int(BURIED * 1000)))
+            old = self.state.buried_before(self.clock.now() - int(BURIED * 1000))
+            await self._forget("claim", old)
             await asyncio.sleep(self.limits.clock_interval)
 
     async def _keep_history(self) -> None:
@@ -244,6 +278,7 @@ class Term:
                 for change in forgetting(page, self.clock.now(), age):
                     with contextlib.suppress(Problem, Conflict):
                         await self.submit(change)
+                        self._figures.forgotten["history"] += len(change.then)
             await asyncio.sleep(self.limits.history_interval)
 
     async def _keep_pools(self) -> None:
@@ -258,8 +293,9 @@ class Term:
                 resize = self._resize(pool, calm)
                 if resize is not None:
                     with contextlib.suppress(Problem, Conflict):
-                        await self.submit(resizing(self.state.keys, resize))
-                        log.info("%s", resize)
+                        grows = ranges_of(resize.record).size > pool.ranges.size
+                        change = resizing(self.state.keys, resize)
+                        await self.submit_audited(change, GROWTH if grows else SHRINKING)
             await asyncio.sleep(self.limits.pool_interval)
 
     def _resize(self, pool: PoolState, calm: dict[str, int]) -> Resize | None:
@@ -276,11 +312,12 @@ class Term:
         calm[pool.name] = now
         return given_back(pool, count)
 
-    async def _forget(self, keys: list[bytes]) -> None:
+    async def _forget(self, entry: Entry, keys: list[bytes]) -> None:
         for at in range(0, len(keys), FORGOTTEN):
             deletes = tuple(map(Delete, keys[at : at + FORGOTTEN]))
             with contextlib.suppress(Problem, Conflict):
                 await self.submit(Change((), deletes, deletes[0].key, None))
+                self._figures.forgotten[entry] += len(deletes)
 
     async def _keep_clock(self) -> None:
         """Writes the clock while something is measured by it."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv6Address
-from typing import Literal
+from typing import Final, Literal
 
-from ipam_server.inventory import NetworkState, PoolState
+from ipam_server.inventory import PoolState
 from ipam_server.keys import SlotId
 from ipam_server.pools import network_of, total_free
 from ipam_server.records import FabricRecord, Holder
@@ -26,7 +23,11 @@ from netspace.messages import (
     Pool,
 )
 from netspace.problems import Problem
+from netspace.ranges import Ranges
 from netspace.slots import SlotError, SlotMap, parse_address
+
+LOOKED: Final = 1000
+"""Slots that are looked at for a page without giving way to others."""
 
 AddressState = Literal["used", "reserved", "cooling", "retained", "free", "never"]
 
@@ -81,7 +82,7 @@ def network(state: ClusterState, name: str) -> Network:
         total=str(known.total.size),
         carved=str(known.total.size - total_free(state, name).size),
         used=len(known.held),
-        reserved=known.reserved,
+        reserved=len(known.reservations),
     )
 
 
@@ -157,15 +158,7 @@ def allocation(
 
 def addresses(slots: SlotMap, index: int) -> tuple[str | None, str | None]:
     """The IPv4 and the IPv6 address of a slot."""
-    ipv4, ipv6 = slots.ipv4_of(index), slots.ipv6_of(index)
-    return str(ipv4) if ipv4 else None, _text(ipv6) if ipv6 else None
-
-
-def _text(address: IPv6Address) -> str:
-    """As `str` gives it, in a tenth of the time."""
-    text = socket.inet_ntop(socket.AF_INET6, address.packed)
-    # The two differ in where they write the last 32 bits as an IPv4 address.
-    return str(address) if "." in text else text
+    return slots.texts_of(index)
 
 
 def find_slot(state: ClusterState, address: str, network: str | None) -> SlotId:
@@ -240,24 +233,25 @@ def address_state(state: ClusterState, slot: SlotId, now: int) -> AddressState:
 def address_page(
     state: ClusterState, wanted: AddressFilter, limit: int, after: str | None, now: int
 ) -> AddressPage:
-    """Held and released slots in the order of network and index, `limit` of them behind `after`."""
+    """Held and released slots in the order of network and index, at most `limit` of them behind
+    `after`. No more than `LOOKED` are looked at: the page may be short, or empty, and have a `next`
+    all the same."""
     start = _mark(after) if after else ("", -1)
     matches = _filter(state, wanted, now)
     found: list[SlotId] = []
+    last, left = start, LOOKED
     for name in sorted(state.networks):
         if name < start[0] or (wanted.network is not None and name != wanted.network):
             continue
-        lowest = start[1] if name == start[0] else -1
-        known = state.networks[name]
-        candidates = (i for i in _indices(known) if i > lowest and matches((name, i)))
-        found += [(name, i) for i in heapq.nsmallest(limit + 1 - len(found), candidates)]
-        if len(found) > limit:
-            break
-    more = found[limit - 1] if len(found) > limit else None
-    return AddressPage(
-        items=[address(state, slot, now) for slot in found[:limit]],
-        next=f"{more[0]}/{more[1]:x}" if more else None,
-    )
+        for index in _indices(state, name, wanted.pool, start[1] if name == start[0] else -1):
+            if not left or len(found) == limit:
+                items = [address(state, slot, now) for slot in found]
+                return AddressPage(items=items, next=f"{last[0]}/{last[1]:x}")
+            left -= 1
+            last = name, index
+            if matches(last):
+                found.append(last)
+    return AddressPage(items=[address(state, slot, now) for slot in found], next=None)
 
 
 def _mark(after: str) -> SlotId:
@@ -269,9 +263,19 @@ def _mark(after: str) -> SlotId:
         raise Problem("invalid", f"after: {after[:60]!r} is not what a page gave as next") from None
 
 
-def _indices(known: NetworkState) -> Iterator[int]:
-    yield from known.held
-    yield from (index for index in known.released if index not in known.held)
+def _indices(state: ClusterState, network: str, pool: str | None, after: int) -> Iterator[int]:
+    """What is held or released of a network, behind an index; of a pool not much more than what
+    is its own."""
+    last = None
+    if pool is not None:
+        own = state.pools[pool].own if pool in state.pools else Ranges()
+        if not own or state.pools[pool].record.network != network:
+            return
+        after, last = max(after, own.first - 1), own.last
+    for index in state.networks[network].indices.after(after):
+        if last is not None and index > last:
+            return
+        yield index
 
 
 def _filter(state: ClusterState, wanted: AddressFilter, now: int) -> Callable[[SlotId], bool]:

@@ -43,7 +43,7 @@ def demo(arguments: list[str]) -> int:
 
 def test(arguments: list[str]) -> int:
     _set_up()
-    setup.ensure(packages.BENCH)
+    setup.ensure((*packages.BENCH, *packages.METRICS, *packages.BUILD, *packages.CLOCK))
     return testing.run(arguments)
 
 
@@ -66,7 +66,7 @@ def lab(arguments: list[str]) -> int:
 
 
 def soak(arguments: list[str]) -> int:
-    """Run the soak: processes of its own on loopback."""
+    """Run the soak: processes of its own, in network namespaces of its own or on loopback."""
     setup.ensure(packages.COMMON)
     command = [str(programs.PYTHON), "-m", "soak", *arguments]
     return subprocess.run(command, env=programs.environment()).returncode

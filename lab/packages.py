@@ -68,6 +68,9 @@ LAB_KERNEL = (
 )
 LINT = (_program("shellcheck", "shellcheck"),)
 BENCH = (_program("wrk", "wrk"),)
+CLOCK = (Package("libfaketime", lambda: programs.faketime() is not None),)
+BUILD = (Package("musl-dev", lambda: programs.musl() is not None),)
+METRICS = (_program("prometheus", "promtool"),)
 
 
 def new_packages(simulation: str) -> dict[str, str]:

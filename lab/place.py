@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +23,7 @@ import yaml
 from lab import programs, topology
 from lab.etcd import Etcd
 from lab.runtime import Runtime
+from lab.server import Server, ServerError
 
 FOLDER = Path(tempfile.gettempdir()) / "netspace-demo"
 CONF = programs.CLONE / "conf"
@@ -31,8 +31,6 @@ CLUSTER = "demo"
 NODES = ("node1", "node2")
 VLANS = (910, 920)
 BOND = "bond0"
-READY = 30.0
-"""Seconds the server may take until it listens."""
 
 
 class PlaceError(RuntimeError):
@@ -76,29 +74,15 @@ class Place:
         (FOLDER / "etcd").mkdir()
         self.etcd.start()
         self._remember(self.etcd.pid)
-        config = {
-            "listen": [f"unix://{self.socket}"],
-            "name": "server-1",
-            "etcd": {"endpoints": [self.etcd.url]},
-        }
-        path = FOLDER / "server.yaml"
-        path.write_text(yaml.safe_dump(config))
-        with (FOLDER / "server.log").open("wb") as log:
-            server = subprocess.Popen(
-                [str(programs.VENV / "bin" / "netspace-server"), "--config", str(path)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=programs.environment(),
-                start_new_session=True,
-            )
-        self._remember(server.pid)
-        deadline = time.monotonic() + READY
-        while not _listens(self.socket):
-            if server.poll() is not None or time.monotonic() > deadline:
-                said = (FOLDER / "server.log").read_text()[-1000:]
-                raise PlaceError(f"the server did not start: {said}")
-            time.sleep(0.05)
+        server = Server(FOLDER, self.etcd.url, name="server-1")
+        server.outlives = True
+        process = server.start().process
+        assert process is not None
+        self._remember(process.pid)
+        try:
+            server.wait_until(lambda: server.listens, "listening")
+        except ServerError as error:
+            raise PlaceError(str(error)) from error
 
     def make_nodes(self) -> None:
         """Makes the switch and the nodes, and writes what an admin would put on them."""
@@ -202,12 +186,3 @@ def _is_ours(pid: int) -> bool:
         return str(FOLDER).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
-
-
-def _listens(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True

@@ -79,6 +79,24 @@ def cni_dir() -> Path | None:
     return None
 
 
+def musl() -> tuple[Path, Path] | None:
+    """Return musl's folders of headers and of libraries for this machine's processor."""
+    for root in (Path("/"), ROOT):
+        name = f"{os.uname().machine}-linux-musl"
+        headers, libraries = root / "usr/include" / name, root / "usr/lib" / name
+        if (headers / "stdio.h").exists() and (libraries / "libc.a").exists():
+            return headers, libraries
+    return None
+
+
+def faketime() -> Path | None:
+    """Return the library that gives a program into which it is preloaded another time of day."""
+    for root in (Path("/"), ROOT):
+        for found in root.glob("usr/lib/*/faketime/libfaketime.so.1"):
+            return found
+    return None
+
+
 def uml_modules() -> Path | None:
     """Return the folder that holds the lab kernel's modules, one folder per release."""
     return next((folder for folder in _UML_MODULES if folder.is_dir()), None)

@@ -1,21 +1,34 @@
-"""A TCP proxy on loopback that delays, holds, loses, cuts and refuses when it is told to."""
+"""A TCP proxy that delays, holds, loses, cuts and refuses when it is told to."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Self
+
+LOOPBACK = "127.0.0.1"
 
 
 class Proxy:
     """Hands bytes on between its own `port` and the target's, in `async with`.
 
-    `name_of` names who connects, by the port it connects from, so that connections of one can be
-    cut and refused apart from the others'.
+    `name_of` names who connects, by the address and port it connects from, so that connections of
+    one can be cut and refused apart from the others'. `listen` is its own address. `inside` is
+    entered while it makes a socket: in another network namespace the socket belongs there.
     """
 
-    def __init__(self, host: str, port: int, name_of: Callable[[int], str] | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        name_of: Callable[[str, int], str] | None = None,
+        *,
+        listen: str = LOOPBACK,
+        inside: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
         self.losing_answers = False
         """Whether what the target says is thrown away; what it is told still arrives."""
         self.losing_requests = False
@@ -26,7 +39,9 @@ class Proxy:
         """Whose connections are reset as soon as they are made; "" is everybody without a name."""
         self.port = 0
         self._target = (host, port)
-        self._name_of = name_of or (lambda _port: "")
+        self._listen = listen
+        self._inside = inside
+        self._name_of = name_of or (lambda _host, _port: "")
         self._server: asyncio.Server | None = None
         self._writers: dict[asyncio.StreamWriter, str] = {}
         self._serving: set[asyncio.Task[None]] = set()
@@ -34,8 +49,14 @@ class Proxy:
         self._flowing.set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        with self._inside():
+            listening = socket.create_server((self._listen, 0))
+        try:
+            self._server = await asyncio.start_server(self._accept, sock=listening)
+        except BaseException:
+            listening.close()
+            raise
+        self.port = listening.getsockname()[1]
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -49,7 +70,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self._listen}:{self.port}"
 
     @property
     def connected(self) -> tuple[str, ...]:
@@ -76,11 +97,11 @@ class Proxy:
         task.add_done_callback(self._serving.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        who = self._name_of(writer.get_extra_info("peername")[1])
+        who = self._name_of(*writer.get_extra_info("peername")[:2])
         try:
             if who in self.refused:
                 raise ConnectionRefusedError
-            target_reader, target_writer = await asyncio.open_connection(*self._target)
+            target_reader, target_writer = await self._connect()
         except OSError:
             writer.transport.abort()
             return
@@ -94,6 +115,17 @@ class Proxy:
         finally:
             for each in both:
                 del self._writers[each]
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        with self._inside():
+            connecting = socket.socket()
+        try:
+            connecting.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(connecting, self._target)
+            return await asyncio.open_connection(sock=connecting)
+        except BaseException:
+            connecting.close()
+            raise
 
     async def _hand_on(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: bool

@@ -1,16 +1,17 @@
-"""netspace-server processes for tests and benches: configured, started, killed, ended."""
+"""netspace-server processes for tests, benches and the demo: configured, started, killed, ended."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lab import programs
 from lab.processes import bound
@@ -18,13 +19,23 @@ from lab.processes import bound
 PATIENCE = 20.0
 """Seconds that anything may take."""
 
+HASTY: dict[str, Any] = {"leader_ttl": 1, "limits": {"commit": 1.5}}
+"""Settings of a server that falls silent for a second at most."""
+
+
+class ServerError(RuntimeError):
+    """A server did not start; has the end of its log."""
+
 
 class Server:
-    """A server on a Unix socket in its folder. `log` is what it has said on standard error so far;
-    `settings` are keys of its configuration. It falls silent for a second at most."""
+    """A server over the etcd at `url`, on a Unix socket in its folder. `log` is what it has said on
+    standard error so far; `settings` are keys of its configuration. It ends with the process that
+    started it, unless it `outlives` that; `environment` is added to its own."""
 
     module = "ipam_server.main"
     """What is run, as `python -m` names it."""
+
+    outlives = False
 
     def __init__(self, folder: Path, url: str, **settings: Any) -> None:
         self.folder = folder
@@ -33,25 +44,44 @@ class Server:
         config = {
             "listen": [self.url],
             "name": "s1",
-            "etcd": {"endpoints": [url], "timeout": 1},
-            "leader_ttl": 1,
-            "limits": {"commit": 1.5},
+            "etcd": {"endpoints": [url]},
             **settings,
         }
         self.config = folder / "server.yaml"
         self.config.write_text(json.dumps(config))
+        self.environment: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> Server:
+    def start(self) -> Self:
+        command = [sys.executable, "-m", self.module, "--config", str(self.config)]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*bound(), sys.executable, "-m", self.module, "--config", str(self.config)],
+                command if self.outlives else [*bound(), *command],
                 cwd=programs.CLONE,
+                env=programs.environment() | self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                # Ctrl-C is for whoever ends what outlives its starter.
+                start_new_session=self.outlives,
             )
         return self
+
+    def wait_until(self, condition: Callable[[], Any], what: str) -> None:
+        """Waits for something of a server that runs; raises `ServerError` with the end of its log
+        where it has ended or takes too long."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            if not self.running or time.monotonic() > deadline:
+                said = (self.folder / "log").read_text(errors="replace")[-2000:]
+                raise ServerError(f"the server in {self.folder}: not {what}; its log ends:\n{said}")
+            time.sleep(0.05)
+
+    @property
+    def listens(self) -> bool:
+        """Whether its socket answers."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     @property
     def log(self) -> list[dict[str, Any]]:

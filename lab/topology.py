@@ -50,7 +50,7 @@ class Topology:
                 ]
                 allowed += [f"vlan add dev {port} vid {vlan}" for vlan in self.vlans]
         ip(lines, inside=SWITCH)
-        _batch("bridge", allowed, SWITCH)
+        batch("bridge", allowed, SWITCH)
         for node in self.nodes:
             ip(["link set lo up"], inside=netns(node))
 
@@ -92,10 +92,11 @@ def command(namespace: str, *words: str) -> list[str]:
 
 def ip(lines: Iterable[str], inside: str | None = None) -> None:
     """Runs several `ip` commands in one process; raises `TopologyError` with what it said."""
-    _batch("ip", lines, inside)
+    batch("ip", lines, inside)
 
 
-def _batch(program: str, lines: Iterable[str], inside: str | None) -> None:
+def batch(program: str, lines: Iterable[str], inside: str | None) -> None:
+    """The same of `bridge` and `tc`."""
     words = [str(programs.find(program)), *(["-n", inside] if inside else []), "-batch", "-"]
     text = "\n".join(lines) + "\n"
     done = subprocess.run(

@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 from netspace import names
 from netspace.problems import Problem
 
-Role = Literal["node", "controller", "admin", "server", "local", "nobody"]
+Role = Literal["node", "controller", "admin", "server", "monitor", "local", "nobody"]
 
 HEADER: Final = "Netspace-Caller"
 
@@ -26,6 +26,7 @@ ORGANIZATIONS: Final[Mapping[Role, str]] = {
     "controller": "netspace:controllers",
     "admin": "netspace:admins",
     "server": "netspace:servers",
+    "monitor": "netspace:monitors",
 }
 """The O of a certificate's subject, by the role it gives."""
 
@@ -36,8 +37,9 @@ _PERSON: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@:+-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`cluster` for nodes and controllers; `name` of the node, admin or server, or which user of
-    this machine it is. Nobody has a certificate without a role, and `why` says what is wrong."""
+    """`cluster` for nodes and controllers; `name` of the node, admin, server or monitor, or which
+    user of this machine it is. Nobody has a certificate without a role, and `why` says what is
+    wrong."""
 
     role: Role
     cluster: str = ""
@@ -126,7 +128,7 @@ def _fault(role: Role, cluster: str, name: str) -> str:
 
 
 def is_person(name: str) -> bool:
-    """Whether an admin or a server may be called so."""
+    """Whether an admin, a server or a monitor may be called so."""
     return _PERSON.fullmatch(name) is not None
 
 
@@ -136,12 +138,13 @@ class Who:
 
     Nodes and controllers are let in for the cluster in the path alone. `node` says where a row
     names the node that it is about, which must be a calling node itself: in the `path`, the
-    `query`, the `body`, or only in what is found (`answer`: whoever finds it calls `check_own`).
-    Empty: nothing in the row is any one node's. A process on the server's machine has every role.
+    `query`, the `body`, in each of the body's `items` (checked as the single request would be), or
+    only in what is found (`answer`: whoever finds it calls `check_own`). Empty: nothing in the row
+    is any one node's. A process on the server's machine has every role.
     """
 
     roles: frozenset[Role] | None
-    node: Literal["", "path", "query", "body", "answer"] = ""
+    node: Literal["", "path", "query", "body", "items", "answer"] = ""
 
     def words(self) -> str:
         """For people: `admins, controllers of the cluster, nodes for themselves`."""
@@ -152,6 +155,7 @@ class Who:
             "controller": "controllers of the cluster",
             "node": "nodes of the cluster" + (", each for itself" if self.node else ""),
             "server": "servers",
+            "monitor": "monitors",
         }
         return ", ".join(words for role, words in said.items() if role in self.roles)
 
@@ -183,10 +187,8 @@ class Who:
                 yield path["node"]
             case "query":
                 yield query.node
-            case "body" if hasattr(body, "node"):
-                yield body.node
             case "body":
-                yield from (item.node for item in body.items)
+                yield body.node
 
 
 ADMINS: Final = Who(frozenset({"admin"}))

@@ -20,7 +20,9 @@ def read(data: bytes) -> list[Any]:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise DocumentError(f"{where}{error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise DocumentError("it is not YAML to be used: too deep, or it holds itself") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise DocumentError(f"it is not YAML: {' '.join(str(error).split())}") from None
 
 

@@ -7,29 +7,33 @@ Durations are seconds.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from netspace import names
-from netspace.slots import Family, Mapping
+from netspace.slots import Family, Mapping, parse_address
 
 Name = Annotated[str, Meta(pattern=names.NAME)]
 NodeName = Annotated[str, Meta(pattern=names.NODE)]
 Namespace = Annotated[str, Meta(pattern=names.NAMESPACE)]
 Natural = Annotated[str, Meta(pattern=names.NATURAL)]
 """A size or a slot index, 0 to 2^128, as a decimal string."""
-Address = Annotated[str, Meta(min_length=2, max_length=45)]
+_EITHER: Final = {"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
+Address = Annotated[str, Meta(min_length=2, max_length=45, extra_json_schema=_EITHER)]
 Span = Annotated[str, Meta(min_length=2, max_length=91)]
 """An address, `first-last`, or a subnet."""
 Spans = Annotated[list[Span], Meta(max_length=10_000)]
 Subnet = Annotated[str, Meta(min_length=4, max_length=49)]
 Note = Annotated[str, Meta(max_length=200)]
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
+LinkName = Annotated[str, Meta(max_length=15)]
+"""A link as a node's kernel names it."""
 NamespaceOrAny = Annotated[str, Meta(pattern=names.either(names.NAMESPACE, r"\*"))]
 Namespaces = Annotated[list[NamespaceOrAny], Meta(max_length=10_000)]
-Revision = Annotated[int, Meta(ge=1)]
+Revision = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+"""A revision of etcd's, which is also a generation."""
 PoolKind = Literal["application", "netspace", "default"]
 MOST = 2**53 - 1
 """The largest number that every JSON reader keeps."""
@@ -227,6 +231,10 @@ class AttachmentId(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     container: Annotated[str, Meta(pattern=names.CONTAINER)]
     ifname: Annotated[str, Meta(pattern=names.IFNAME)]
 
+    def __post_init__(self) -> None:
+        if len(self.ifname.encode()) > 15:
+            raise ValueError("the interface's name is longer than 15 bytes")
+
     def __str__(self) -> str:
         return f"{self.container}/{self.ifname}"
 
@@ -246,8 +254,16 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     netspace: Name | None = None
     application: Name | None = None
-    ip: tuple[Address, ...] = ()
-    families: tuple[Family, ...] = ()
+    ip: Annotated[tuple[Address, ...], Meta(max_length=2)] = ()
+    families: Annotated[tuple[Family, ...], Meta(max_length=2)] = ()
+
+    def __post_init__(self) -> None:
+        if self.netspace is not None and self.application is not None:
+            raise ValueError("netspace and application both name a pool: name one of them")
+        if len(set(self.families)) != len(self.families):
+            raise ValueError(f"families has {self.families[0]} twice")
+        for address in self.ip:
+            parse_address(address)
 
 
 class AllocateRequest(Request):
@@ -297,12 +313,13 @@ class Allocation(Answer):
 
 
 class ReleaseRequest(Request):
-    """`generation` None: the node asked but never learned the answer; then the claim decides."""
+    """What is held under the claim is released. Under another claim, of a node that has lost its
+    record, what has the `generation` is; None: the node never learned it."""
 
     attachment: AttachmentId
     node: NodeName
     claim: Annotated[str, Meta(pattern=names.CLAIM)]
-    generation: Annotated[int, Meta(ge=1)] | None = None
+    generation: Revision | None = None
 
 
 class Released(Answer):
@@ -382,7 +399,7 @@ class OperatorRelease(Request):
 
     network: Name
     address: Address
-    generation: Annotated[int, Meta(ge=1)]
+    generation: Revision
 
 
 # Nodes and the server itself
@@ -391,15 +408,15 @@ class OperatorRelease(Request):
 class LinkReport(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A logical card of a node: a bond, a VLAN on it. Addresses with prefix length."""
 
-    name: str
-    kind: str
-    mac: str
-    mtu: int
+    name: LinkName
+    kind: Annotated[str, Meta(max_length=32)]
+    mac: Annotated[str, Meta(max_length=64)]
+    mtu: Annotated[int, Meta(ge=0, le=2**32 - 1)]
     up: bool
-    parent: str | None = None
-    vlan: int | None = None
-    slaves: list[str] = []
-    addresses: list[str] = []
+    parent: LinkName | None = None
+    vlan: Annotated[int, Meta(ge=0, le=4095)] | None = None
+    slaves: Annotated[list[LinkName], Meta(max_length=1024)] = []
+    addresses: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=10_000)] = []
 
 
 class NodeReport(Request):

@@ -44,6 +44,9 @@ CNI_NETWORK = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}" + END
 NATURAL = r"^(0|[1-9][0-9]{0,38})" + END
 """A number from 0 to 2^128 in decimal, as JSON text."""
 
+AUDITED = r"^[0-9a-f]{16}-[0-9a-z.~-]{1,100}" + END
+"""Where a page of remembered changes ended: revision and number, or revision and name."""
+
 _COMPILED = {
     pattern: re.compile(pattern)
     for pattern in (NAME, NODE, NAMESPACE, POD, UID, CONTAINER, IFNAME, LINK, CLAIM, CNI_NETWORK)
@@ -75,6 +78,7 @@ _IN_WORDS = {
     IFNAME: "an interface's name of at most 15 characters without '/', ':' and spaces, not lo",
     LINK: "a link's name of at most 15 letters, digits and _.@+-",
     CLAIM: "32 hexadecimal digits in lower case",
+    AUDITED: "the `next` of the page before",
     NATURAL: "a decimal number as text, at most 39 digits",
     CNI_NETWORK: "a network's name of letters, digits, '-', '_' and '.', at most 128",
 }

@@ -29,7 +29,10 @@ _KINDS = (
     # What was asked cannot be read or makes no sense.
     Kind("bad-request", 400, "The request is not well formed"),
     Kind("invalid", 422, "A value is not acceptable"),
+    Kind("too-slow", 408, "The request did not arrive in time", again=True),
     Kind("too-large", 413, "The request is larger than the server takes"),
+    Kind("target-too-long", 414, "The request's first line is longer than the server takes"),
+    Kind("header-too-large", 431, "The request's header is larger than the server takes"),
     Kind("not-found", 404, "There is no such thing"),
     Kind("method-not-allowed", 405, "The resource does not take this method"),
     Kind("forbidden", 403, "The caller may not do this"),
@@ -115,20 +118,22 @@ class Problem(Exception):
     def __str__(self) -> str:
         return f"{self.detail}: {self.do}" if self.do else self.detail
 
+    def document(self) -> ProblemDocument:
+        """The form on the wire."""
+        return ProblemDocument(
+            type=TYPE_PREFIX + self.code,
+            title=self.kind.title,
+            status=self.kind.status,
+            detail=self.detail,
+            code=self.code,
+            do=self.do,
+            retry_after=self.retry_after,
+            errors=list(self.errors),
+        )
+
     def encode(self) -> bytes:
         """The JSON problem."""
-        return msgspec.json.encode(
-            ProblemDocument(
-                type=TYPE_PREFIX + self.code,
-                title=self.kind.title,
-                status=self.kind.status,
-                detail=self.detail,
-                code=self.code,
-                do=self.do,
-                retry_after=self.retry_after,
-                errors=list(self.errors),
-            )
-        )
+        return msgspec.json.encode(self.document())
 
     @classmethod
     def decode(cls, status: int, body: bytes) -> Problem:
@@ -138,6 +143,11 @@ class Problem(Exception):
         except msgspec.DecodeError:
             text = body[:200].decode(errors="replace")
             return cls("internal", f"the server answered {status} without saying why: {text!r}")
+        return cls.of(document)
+
+    @classmethod
+    def of(cls, document: ProblemDocument) -> Problem:
+        """The problem of a document; `internal` for a code that is none of ours."""
         code = document.code if document.code in KINDS else "internal"
         return cls(
             code,

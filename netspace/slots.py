@@ -13,6 +13,8 @@ A network with IPv4 has as many slots as its IPv4 subnet; an IPv6-only one as it
 from __future__ import annotations
 
 import contextlib
+import re
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,12 +27,13 @@ from ipaddress import (
     NetmaskValueError,
     ip_address,
 )
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 from netspace.ranges import Ranges
 
 Mapping = Literal["offset", "embedded"]
 Family = Literal["ipv4", "ipv6"]
+_LENGTH: Final = re.compile("0|[1-9][0-9]{0,2}")
 
 
 class SlotError(ValueError):
@@ -76,7 +79,7 @@ class SlotMap:
             mapping,
         )
 
-    @property
+    @cached_property
     def count(self) -> int:
         """How many indices there are, unusable ones included."""
         if self.ipv4 is not None:
@@ -117,17 +120,33 @@ class SlotMap:
     def ipv4_of(self, index: int) -> IPv4Address | None:
         """The slot's IPv4 address; None on an IPv6-only network."""
         self._check(index)
-        return None if self.ipv4 is None else self.ipv4.network_address + index
+        first, _ = self._first
+        return None if first is None else IPv4Address(first + index)
 
     def ipv6_of(self, index: int) -> IPv6Address | None:
         """The slot's IPv6 address; None on an IPv4-only network."""
         self._check(index)
-        if self.ipv6 is None:
-            return None
+        _, first = self._first
+        return None if first is None else IPv6Address(first + index)
+
+    def texts_of(self, index: int) -> tuple[str | None, str | None]:
+        """Both as `str` writes them, in a fraction of the time."""
+        self._check(index)
+        ipv4, ipv6 = self._first
+        return (
+            None if ipv4 is None else socket.inet_ntoa((ipv4 + index).to_bytes(4)),
+            None if ipv6 is None else _text(ipv6 + index),
+        )
+
+    @cached_property
+    def _first(self) -> tuple[int | None, int | None]:
+        """The addresses of slot 0 as numbers."""
+        ipv4 = None if self.ipv4 is None else int(self.ipv4.network_address)
+        ipv6 = None if self.ipv6 is None else int(self.ipv6.network_address)
         if self.mapping == "embedded":
-            assert self.ipv4 is not None
-            return self.ipv6.network_address + int(self.ipv4.network_address) + index
-        return self.ipv6.network_address + index
+            assert ipv4 is not None and ipv6 is not None
+            ipv6 += ipv4
+        return ipv4, ipv6
 
     def index_of(self, address: IPv4Address | IPv6Address) -> int:
         """The index of the slot that has this address."""
@@ -183,6 +202,12 @@ class SlotMap:
         return self.index_of(first), self.index_of(last)
 
 
+def _text(address: int) -> str:
+    text = socket.inet_ntop(socket.AF_INET6, address.to_bytes(16))
+    # The two differ in where they write the last 32 bits as an IPv4 address.
+    return str(IPv6Address(address)) if "." in text else text
+
+
 def parse_address(text: str) -> IPv4Address | IPv6Address:
     """One address in its usual notation, no zone, no IPv4-mapped IPv6."""
     try:
@@ -197,7 +222,7 @@ def parse_address(text: str) -> IPv4Address | IPv6Address:
 def parse_subnet(text: str) -> IPv4Network | IPv6Network:
     """A subnet with prefix length; host bits must be zero."""
     address, slash, length = text.partition("/")
-    if not slash or not (length.isascii() and length.isdigit() and len(length) <= 3):
+    if not slash or not _LENGTH.fullmatch(length):
         raise SlotError(f"{text[:60]!r} is not a subnet with a prefix length, like 10.0.0.0/24")
     plain = parse_address(address)
     try:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from netspace import names
-from netspace.messages import Answer, Natural, Request
+from netspace.messages import Answer, Name, Natural, Pod, Request
 
 
 class Finding(Answer):
@@ -27,13 +27,14 @@ class Finding(Answer):
 
 class Inspection(Answer):
     """The stored state at one revision. `keys`: how many were looked at; `more`: findings beyond
-    those listed."""
+    those listed. `run`: it is not done yet; what to ask with for the rest."""
 
     cluster: str
     revision: int
     keys: int
     findings: list[Finding]
     more: int
+    run: str | None = None
 
 
 class Mended(Answer):
@@ -53,12 +54,31 @@ class Repair(Answer):
     left: Inspection
 
 
+Noted = Annotated[str, Meta(min_length=2, max_length=45)]
+"""An address as a node has it on disk, to be compared with the slot's own."""
+
+
+class Holding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an attachment was given, as its node has it on disk: enough to know it again where the
+    state was restored from before that."""
+
+    claim: Annotated[str, Meta(pattern=names.CLAIM)]
+    pod: Pod
+    pool: Name
+    network: Name
+    slot: Natural
+    ipv4: Noted | None
+    ipv6: Noted | None
+
+
 class LiveAttachment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An interface that is there, or may be. `generation` 0: the node has lost which one it is."""
+    """An interface that is there, or may be. `generation` 0: the node has lost which one it is.
+    `holding`: what it was given, where its ADD has come to its end."""
 
     container: Annotated[str, Meta(pattern=names.CONTAINER)]
     ifname: Annotated[str, Meta(pattern=names.IFNAME)]
-    generation: Annotated[int, Meta(ge=0)] = 0
+    generation: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    holding: Holding | None = None
 
 
 class AttachmentsReport(Request):
@@ -66,19 +86,33 @@ class AttachmentsReport(Request):
     revision `seen` of the state. Of allocations up to the revision `since` its records know
     nothing: the report is not about them."""
 
-    seen: Annotated[int, Meta(ge=0)]
-    since: Annotated[int, Meta(ge=0)]
+    seen: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    since: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     attachments: Annotated[list[LiveAttachment], Meta(max_length=10_000)]
+
+
+class Dispute(Answer):
+    """An attachment that is live on its node with an address that is not its here."""
+
+    container: str
+    ifname: str
+    namespace: str
+    pod: str
+    address: str
+    why: str
 
 
 class NodeAttachments(Answer):
     """`revision` is what the answering server has seen: for the next report. `held`: slots of the
-    node's pods; `missing`: how many of them its last report missed."""
+    node's pods; `missing`: how many of them its last report missed; `disputes`: what it had that
+    is another's here. `adopted`: how many addresses this report has brought back."""
 
     node: str
     revision: int
     held: int
     missing: int
+    adopted: int = 0
+    disputes: tuple[Dispute, ...] = ()
 
 
 class Candidate(Answer):

@@ -104,6 +104,13 @@ def told(each: Operation) -> str:
         words.append(f"generation {each.generation}")
     if each.removed:
         words.append(f"removed {','.join(each.removed)}")
+    if each.what or each.pool:
+        words.append(" ".join(filter(None, ("pool", each.pool, each.what))))
+    if each.kind == "report":
+        live = ",".join(one.container for one in each.live) or "nothing"
+        words.append(f"{each.node} at revision {each.seen} has {live}")
+    if each.freed:
+        words.append(f"freed {','.join(f'{one.container}/{one.ifname}' for one in each.freed)}")
     words.append(f"-> {each.outcome or 'under way'} {each.code}".rstrip())
     if each.answer is not None and each.kind in ("allocate", "ask"):
         answer = each.answer

@@ -3,9 +3,9 @@
 A *tenure* is one holding of a slot: network, slot and generation name it. Whoever saw it (an answer
 to its attachment, a look at etcd) proves that it had begun by then. It may end once somebody has
 asked for something that ends it: a release by its claim or generation, a takeover of its container,
-the same attachment under another claim, an admin's word. Before the first such request it must be
-there. Nothing is concluded from a request whose answer was lost but that it may have been carried
-out, then or at any time later.
+the same attachment under another claim, an admin's word, its node's second report that it is gone.
+Before the first such request it must be there. Nothing is concluded from a request whose answer was
+lost but that it may have been carried out, then or at any time later.
 
 The rules, and how they are counted, are in `soak.verdicts`.
 """
@@ -14,97 +14,35 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from soak import ground
 from soak.fitting import fitting, torn
 from soak.history import Answer, Look, Operation
+from soak.keeping import kept_for_names, reclaimed
+from soak.layout import laid_out, taken_away
+from soak.tenures import TOLERANCE, Attachment, Index, Slot, Tenure
 from soak.verdicts import SORTS, Verdict
-
-TOLERANCE = 0.05
-"""Seconds by which a cool-down may seem too short: milliseconds are rounded, requests take time."""
-
-Slot = tuple[str, str]
-Attachment = tuple[str, str]
-
-
-@dataclass
-class Tenure:
-    """`known`: the tick by which it had begun, `seconds` the same as a time; `seen`: by what."""
-
-    slot: Slot
-    generation: int
-    attachment: Attachment
-    claim: str
-    known: int
-    seconds: float
-    seen: list[int] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        network, slot = self.slot
-        return (
-            f"{network}/{slot} at generation {self.generation}"
-            f" by {'/'.join(self.attachment)} (claim {self.claim[:8] or '?'})"
-        )
-
-
-class _Index:
-    """The operations, by what they can have done to whom."""
-
-    def __init__(self, operations: Sequence[Operation]) -> None:
-        self.allocations: dict[Attachment, list[Operation]] = defaultdict(list)
-        self.releases: dict[Attachment, list[Operation]] = defaultdict(list)
-        self.removals: dict[str, list[Operation]] = defaultdict(list)
-        self.identities: dict[Attachment, tuple[str, str, str] | None] = {}
-        for each in operations:
-            if each.kind == "allocate":
-                self.allocations[each.attachment].append(each)
-                self.identities[each.attachment] = each.identity
-                for container in each.removed:
-                    self.removals[container].append(each)
-            elif each.kind in ("release", "operator"):
-                self.releases[each.attachment].append(each)
-
-    def makers(self, attachment: Attachment, claim: str) -> list[Operation]:
-        """What may have begun a tenure."""
-        return [each for each in self.allocations.get(attachment, ()) if each.claim == claim]
-
-    def freeing(self, tenure: Tenure) -> list[Operation]:
-        """The releases that may have ended a tenure."""
-        return [
-            each
-            for each in self.releases.get(tenure.attachment, ())
-            if each.generation == tenure.generation
-            or (each.generation is None and tenure.claim in ("", each.claim))
-        ]
-
-    def ending(self, tenure: Tenure) -> Iterator[Operation]:
-        """All that may have ended a tenure. A younger claim of the same attachment may; an older
-        one, repeated late, must not."""
-        yield from self.freeing(tenure)
-        yield from self.removals.get(tenure.attachment[0], ())
-        asked = self.makers(tenure.attachment, tenure.claim)
-        begun = min((each.invoked for each in asked), default=0)
-        for each in self.allocations.get(tenure.attachment, ()):
-            if each.claim != tenure.claim and each.invoked > begun:
-                yield each
 
 
 def check(operations: Sequence[Operation], looks: Sequence[Look]) -> list[Verdict]:
     """Every rule that does not hold, the gravest first."""
-    index = _Index(operations)
+    index = Index(operations)
     tenures: dict[tuple[Slot, int], Tenure] = {}
     verdicts = [
         *_collect(tenures, operations, looks),
         *_successions(tenures.values(), index),
         *_missing(tenures.values(), looks, index),
         *_repeats(index),
-        *_came_back(operations, looks, index),
+        *_came_back(tenures, operations, looks, index),
         *_left(looks, index),
         *_refused(tenures.values(), index),
+        *taken_away(tenures.values(), looks, index),
+        *kept_for_names(tenures, operations, index),
+        *reclaimed(tenures, operations, index),
         *(found for look in looks for found in torn(look)),
+        *(found for look in looks for found in laid_out(look)),
         *(found for each in operations for found in fitting(each)),
     ]
     sorts = list(dict.fromkeys(SORTS.values()))
@@ -130,6 +68,7 @@ def _collect(
                 "two-holders", f"{known}, and {tenure}", (*known.seen[:2], *tenure.seen[:2])
             )
         known.claim = known.claim or tenure.claim
+        known.node = known.node or tenure.node
         known.seen += tenure.seen
         if tenure.known < known.known:
             known.known, known.seconds = tenure.known, tenure.seconds
@@ -137,7 +76,7 @@ def _collect(
 
     for each in operations:
         answer = each.answer
-        if each.outcome == "ok" and answer and each.kind in ("allocate", "ask"):
+        if each.outcome == "ok" and answer and each.kind in ("allocate", "ask", "reserve"):
             claim = each.claim if each.kind == "allocate" else ""
             slot = answer.network, answer.slot
             tenure = Tenure(
@@ -148,21 +87,29 @@ def _collect(
                 each.completed,
                 each.ended,
                 [each.number],
+                answer.pool,
+                each.node,
             )
             if found := saw(tenure):
                 yield found
     for look in looks:
         for stored in look.slots:
             slot = stored.network, stored.slot
-            attachment = stored.container, stored.ifname
             tenure = Tenure(
-                slot, stored.generation, attachment, stored.claim, look.completed, look.ended
+                slot,
+                stored.generation,
+                stored.attachment,
+                stored.claim,
+                look.completed,
+                look.ended,
+                pool=stored.pool,
+                node=stored.node,
             )
             if found := saw(tenure):
                 yield found
 
 
-def _successions(tenures: Iterable[Tenure], index: _Index) -> Iterator[Verdict]:
+def _successions(tenures: Iterable[Tenure], index: Index) -> Iterator[Verdict]:
     """One tenure of a slot after the other, in the order of generations."""
     slots: dict[Slot, list[Tenure]] = defaultdict(list)
     for tenure in tenures:
@@ -173,34 +120,38 @@ def _successions(tenures: Iterable[Tenure], index: _Index) -> Iterator[Verdict]:
             yield from _succession(before, after, index)
 
 
-def _succession(before: Tenure, after: Tenure, index: _Index) -> Iterator[Verdict]:
+def _succession(before: Tenure, after: Tenure, index: Index) -> Iterator[Verdict]:
     concerned = (*before.seen[:2], *after.seen[:2])
     if not any(each.invoked < after.known for each in index.ending(before)):
         yield Verdict("held-while-given", f"{after}, while held since before: {before}", concerned)
     makers = index.makers(before.attachment, before.claim)
     if before.claim and makers and min(each.invoked for each in makers) > after.known:
         yield Verdict("order", f"{before} came after {after}", concerned)
-    pool = ground.owner(before.slot[0], int(before.slot[1]))
+    pool = ground.BY_NAME.get(before.pool)
     names = index.identities.get(before.attachment), index.identities.get(after.attachment)
     freed = [each for each in index.freeing(before) if each.invoked < after.known]
     if (
         pool is None
+        # A reservation rests for nobody, and nobody's rest keeps an admin from one.
+        or "" in (before.attachment[0], after.attachment[0])
         or before.attachment == after.attachment
         or (names[0] is not None and names[0] == names[1])
         or not freed
     ):
         return
     rested = after.seconds - min(each.began for each in freed)
-    if rested < pool.cooldown - TOLERANCE:
+    wanted = pool.rest(named=names[0] is not None)
+    if rested < wanted - TOLERANCE:
+        retained = wanted > pool.cooldown and rested >= pool.cooldown - TOLERANCE
         yield Verdict(
-            "cooling",
+            "retained" if retained else "cooling",
             f"{after}, {rested:.2f} s after the release of {before} was asked for;"
-            f" the cool-down of pool {pool.name} is {pool.cooldown} s",
+            f" in pool {pool.name} it rests for {wanted} s",
             (*concerned, *(each.number for each in freed)),
         )
 
 
-def _missing(tenures: Iterable[Tenure], looks: Sequence[Look], index: _Index) -> Iterator[Verdict]:
+def _missing(tenures: Iterable[Tenure], looks: Sequence[Look], index: Index) -> Iterator[Verdict]:
     """What began before a look, and nobody asked to end until after it, is in it."""
     ordered = sorted(looks, key=lambda look: look.invoked)
     begun = [look.invoked for look in ordered]
@@ -219,7 +170,7 @@ def _missing(tenures: Iterable[Tenure], looks: Sequence[Look], index: _Index) ->
                 break
 
 
-def _repeats(index: _Index) -> Iterator[Verdict]:
+def _repeats(index: Index) -> Iterator[Verdict]:
     """One claim of one attachment has one answer."""
     for attachment, allocations in index.allocations.items():
         first: dict[str, tuple[Operation, Answer]] = {}
@@ -243,7 +194,10 @@ def _same(answer: Answer) -> tuple[object, ...]:
 
 
 def _came_back(
-    operations: Sequence[Operation], looks: Sequence[Look], index: _Index
+    tenures: Mapping[tuple[Slot, int], Tenure],
+    operations: Sequence[Operation],
+    looks: Sequence[Look],
+    index: Index,
 ) -> Iterator[Verdict]:
     """After the end of a claim's release was acknowledged, it never holds anything again."""
     dead: dict[tuple[Attachment, str], Operation] = {}
@@ -255,6 +209,10 @@ def _came_back(
             known = dead.setdefault((each.attachment, each.claim), each)
             if each.completed < known.completed:
                 dead[each.attachment, each.claim] = each
+        for gone in each.freed:
+            tenure = tenures.get(((gone.network, gone.slot), gone.generation))
+            if tenure is not None and tenure.claim:
+                dead.setdefault((tenure.attachment, tenure.claim), each)
     for (attachment, claim), release in dead.items():
         for each in index.makers(attachment, claim):
             if each.outcome == "ok" and each.invoked > release.completed:
@@ -283,7 +241,7 @@ def _came_back(
                 )
 
 
-def _left(looks: Sequence[Look], index: _Index) -> Iterator[Verdict]:
+def _left(looks: Sequence[Look], index: Index) -> Iterator[Verdict]:
     for look in looks:
         if not look.last:
             continue
@@ -311,7 +269,7 @@ def _left(looks: Sequence[Look], index: _Index) -> Iterator[Verdict]:
             )
 
 
-def _refused(tenures: Iterable[Tenure], index: _Index) -> Iterator[Verdict]:
+def _refused(tenures: Iterable[Tenure], index: Index) -> Iterator[Verdict]:
     """A tenure was begun by a request that was not surely without effect."""
     for tenure in tenures:
         makers = index.makers(tenure.attachment, tenure.claim)

@@ -2,7 +2,8 @@
 
 A client keeps to what a node does: a claim is stored before it is asked for, a request without an
 answer is repeated or released, and what was released is never asked for again under that claim.
-What it may still hold stands in `pods` and `owed` until the release was acknowledged.
+What it may still hold stands in `pods` and `owed` until the release was acknowledged. What it has
+`lost` it never releases before that was reclaimed; its nodes' reports do not have it.
 """
 
 from __future__ import annotations
@@ -10,38 +11,26 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
-from random import Random
-from typing import Self, TypeVar
 
-from ipam_server.client import Client
 from netspace import messages as m
-from netspace.problems import Problem
 from soak import ground
+from soak.asking import Asker, released
 from soak.ground import CLUSTER, Pool
-from soak.history import Answer, History, Kind, Operation
-from soak.pods import NAMESPACES, Pod, allocated, lies_in, new_pod, outcome_of, released
-
-T = TypeVar("T")
-
-TIMEOUT = 4.0
-"""Seconds that a request may take, on all servers together."""
+from soak.history import History, Live
+from soak.pods import NAMESPACES, Pod, lies_in, new_pod
 
 AT_MOST = 6
 """Pods that a client has at once, more or less."""
 
 
-class Worker:
+class Worker(Asker):
     """One client: `run` until told to stop, then `settle`. Used in `async with`."""
 
     def __init__(self, number: int, endpoints: Sequence[str], history: History, seed: int) -> None:
-        self.number = number
+        super().__init__(number, endpoints, history, f"{seed}/client/{number}")
         self.pods: list[Pod] = []
         self.owed: list[Pod] = []
-        self._history = history
-        self._random = Random(f"{seed}/client/{number}")
-        # Every client begins with a server of its own.
-        turn = number % len(endpoints)
-        self._client = Client([*endpoints[turn:], *endpoints[:turn]], TIMEOUT)
+        self.lost: list[Pod] = []
         self._count = 0
         self._actions: dict[Callable[[], Awaitable[None]], int] = {
             self.add: 24,
@@ -50,6 +39,8 @@ class Worker:
             self.ask: 8,
             self.add_twice_at_once: 4,
             self.add_and_delete_at_once: 4,
+            self.add_many: 3,
+            self.delete_many: 3,
             self.restart: 8,
             self.take_over: 6,
             self.claim_anew: 4,
@@ -57,13 +48,10 @@ class Worker:
             self.add_again_late: 4,
             self.operator_release: 2,
             self.trespass: 2,
+            self.lose: 2,
+            self.report: 8,
+            self.find_lost: 3,
         }
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._client.close()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Asks for one thing after another until `stop` is set."""
@@ -85,6 +73,12 @@ class Worker:
             await self._pay(self.owed[0])
             if len(self.owed) == before:
                 await asyncio.sleep(0.3)
+        while self.lost:
+            for node in sorted({pod.node for pod in self.lost}):
+                await self._report(node)
+            await asyncio.sleep(ground.GRACE / 2)
+            for pod in [*self.lost]:
+                await self._find(pod)
 
     # What a client does
 
@@ -106,10 +100,7 @@ class Worker:
         """What an attachment holds: CHECK does."""
         if not self.pods:
             return
-        pod = self._random.choice(self.pods)
-        asked = self._begin("ask", pod)
-        answer = await self._end(asked, self._client.held(CLUSTER, pod.attachment), allocated)
-        if answer is None:
+        if not await self._ask(self._random.choice(self.pods)):
             await self._breathe()
 
     async def add_twice_at_once(self) -> None:
@@ -215,6 +206,58 @@ class Worker:
         await self._allocate(pod)
         self.owed.append(pod)
 
+    async def add_many(self) -> None:
+        """Several pods in one request."""
+        pods = [self._new() for _ in range(self._random.randint(2, 5))]
+        if len(self.pods) < AT_MOST:
+            held = await self._allocate_batch(pods)
+            self.pods += [one or pod for one, pod in zip(held, pods, strict=True)]
+
+    async def delete_many(self) -> None:
+        pods = [self._part() for _ in range(min(len(self.pods), 3))]
+        if pods:
+            gone = await self._release_batch(pods)
+            self.owed += [pod for pod, released in zip(pods, gone, strict=True) if not released]
+
+    async def lose(self) -> None:
+        """A pod is gone, and so is all that its node knew of it: no release comes."""
+        known = [pod for pod in self.pods if pod.generation is not None]
+        if known and len(self.lost) < AT_MOST:
+            pod = self._random.choice(known)
+            self.pods.remove(pod)
+            self.lost.append(pod)
+
+    async def report(self) -> None:
+        """A node says what is alive on it."""
+        nodes = [pod.node for pod in self.lost] or [self._node()]
+        await self._report(self._random.choice(nodes))
+
+    async def find_lost(self) -> None:
+        """What was lost turns up: once its address was reclaimed its DEL comes after all."""
+        if self.lost:
+            await self._find(self._random.choice(self.lost))
+
+    async def _find(self, pod: Pod) -> None:
+        if await self._ask(pod) is False and await self._release(pod, pod.generation):
+            self.lost.remove(pod)
+
+    async def _report(self, node: str) -> None:
+        seen = await self._seen(node)
+        if seen is None:
+            return await self._breathe()
+        live = {
+            Live(pod.container, pod.ifname, pod.generation or 0)
+            for pod in (*self.pods, *self.owed)
+            if pod.node == node
+        }
+        # Where a claim of an attachment has no answer yet, the node does not know which it has.
+        unsure = {(one.container, one.ifname) for one in live if not one.generation}
+        told = {
+            Live(one.container, one.ifname, 0) if (one.container, one.ifname) in unsure else one
+            for one in live
+        }
+        await self._tell(node, seen, tuple(sorted(told, key=lambda one: one.container)))
+
     async def fill(self, pool: Pool) -> None:
         """Takes every address of a pool; each has to be given. Then gives them back."""
         namespace = next(each for each in NAMESPACES if pool.takes(each))
@@ -230,7 +273,7 @@ class Worker:
         self.owed.append(pod)
         return await self._allocate(pod) is not None
 
-    # Asking
+    # Holding and letting go
 
     async def _hold(self, pod: Pod, removed: tuple[str, ...] = ()) -> bool:
         """Allocates; whatever comes of it, the pod may hold something from then on."""
@@ -250,63 +293,6 @@ class Worker:
         if pod not in self.owed:
             self.owed.append(pod)
         await self._breathe()
-
-    async def _allocate(
-        self, pod: Pod, removed: tuple[str, ...] = (), must: bool = False
-    ) -> Pod | None:
-        """The pod with what it got; None if it got no answer or a refusal."""
-        asked = self._begin("allocate", pod)
-        asked.removed, asked.must = removed, must
-        answer = await self._end(
-            asked, self._client.allocate(CLUSTER, pod.request(removed)), allocated
-        )
-        if answer is None:
-            return None
-        address = answer.ipv4 or answer.ipv6 or ""
-        return dataclasses.replace(pod, generation=answer.generation, address=address)
-
-    async def _release(self, pod: Pod, generation: int | None) -> bool:
-        """Whether the release was acknowledged, something being held or not."""
-        asked = self._begin("release", pod)
-        asked.generation = generation
-        request = pod.release(generation)
-        return await self._end(asked, self._client.release(CLUSTER, request), released) is not None
-
-    def _begin(self, kind: Kind, pod: Pod) -> Operation:
-        pool = pod.pool
-        asked = Operation(
-            number=0,
-            client=self.number,
-            kind=kind,
-            container=pod.container,
-            ifname=pod.ifname,
-            claim=pod.claim,
-            node=pod.node,
-            namespace=pod.namespace,
-            pod=pod.name,
-            uid=pod.uid,
-            pool="" if pool is None or pool.kind == "default" else pool.name,
-            ip=pod.ip,
-            families=pod.families,
-            invoked=0,
-            began=0,
-        )
-        return self._history.begin(asked)
-
-    async def _end(
-        self, asked: Operation, request: Awaitable[T], told: Callable[[T], Answer]
-    ) -> Answer | None:
-        try:
-            answer = told(await request)
-        except Problem as problem:
-            self._history.end(asked, outcome_of(problem), code=problem.code)
-            return None
-        self._history.end(asked, "ok", answer)
-        return answer
-
-    async def _breathe(self) -> None:
-        """A little time before the next attempt after one that failed."""
-        await asyncio.sleep(self._random.uniform(0.05, 0.3))
 
     # Who asks
 

@@ -13,11 +13,14 @@ def torn(look: Look) -> Iterator[Verdict]:
     """Every holder has its attachment and every attachment its holder; what is held is not
     released; what is held lies in the pool that it says."""
     held = {(each.network, each.slot): each for each in look.slots}
+    pools = {pool.name: pool for pool in look.pools}
     attachments = {
         (each.container, each.ifname): (each.network, each.slot) for each in look.attachments
     }
     where = f"at revision {look.revision}"
     for slot, stored in held.items():
+        if stored.reserved:
+            continue
         attachment = stored.container, stored.ifname
         if attachments.get(attachment) != slot:
             yield Verdict(
@@ -25,8 +28,10 @@ def torn(look: Look) -> Iterator[Verdict]:
                 f"{'/'.join(slot)} is held by {'/'.join(attachment)}, whose attachment says"
                 f" {attachments.get(attachment)} {where}",
             )
-        owner = ground.owner(stored.network, int(stored.slot))
-        if owner is None or owner.name != stored.pool:
+        index = int(stored.slot)
+        known, seen = ground.may_have(stored.pool, stored.network, index), pools.get(stored.pool)
+        nested = any(pool.parent == stored.pool and index in pool for pool in look.pools)
+        if known is None or (seen is not None and (index not in seen or nested)):
             yield Verdict("outside", f"{'/'.join(slot)} is held as one of pool {stored.pool}")
     for attachment, slot in attachments.items():
         if slot not in held:
@@ -53,12 +58,13 @@ def fitting(each: Operation) -> Iterator[Verdict]:
     if each.outcome != "ok" or answer is None:
         return
     numbers = (each.number,)
-    owner = ground.owner(answer.network, int(answer.slot))
-    if owner is None or owner.name != answer.pool:
+    owner = ground.may_have(answer.pool, answer.network, int(answer.slot))
+    if owner is None:
+        actual = ground.owner(answer.network, int(answer.slot))
         yield Verdict(
             "outside",
             f"{who} got {answer.network}/{answer.slot} of pool {answer.pool}; it belongs to"
-            f" {owner.name if owner else 'no pool'}",
+            f" {actual.name if actual else 'no pool'}",
             numbers,
         )
         return

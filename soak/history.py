@@ -16,7 +16,17 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["allocate", "release", "ask", "operator"]
+Kind = Literal[
+    "allocate",
+    "release",
+    "ask",
+    "operator",
+    "reserve",
+    "unreserve",
+    "report",
+    "reclaim",
+    "reshape",
+]
 Outcome = Literal["", "ok", "failed", "refused", "unknown"]
 """Empty: under way. `failed`: surely nothing was done. `refused`: by a rule; an earlier copy of the
 request whose answer was lost may have been carried out. `unknown`: it may have been done, or may be
@@ -36,11 +46,33 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     released: bool = False
 
 
+class Live(msgspec.Struct, frozen=True, array_like=True):
+    """An attachment that a node reports; `generation` 0: it does not know which."""
+
+    container: str
+    ifname: str
+    generation: int
+
+
+class Freed(msgspec.Struct, frozen=True, array_like=True):
+    """A holder whose slot was reclaimed."""
+
+    network: str
+    slot: str
+    generation: int
+    container: str
+    ifname: str
+
+
 class Operation(msgspec.Struct, kw_only=True, omit_defaults=True, tag="operation"):
-    """One request. `invoked` and `completed` are ticks, `began` and `ended` seconds.
+    """One request, or one of a batch. `invoked` and `completed` are ticks, `began` and `ended`
+    seconds.
 
     `pool` is the one that was named, empty for the default. `generation`: the one a release names,
     None where the claim decides. `must`: everything stands and there is room: it has to succeed.
+    A reservation's attachment has no container, and `NETWORK/SLOT` for a name. Of reports: `live`
+    is all that the node has, `seen` and `since` the revisions between which it speaks of
+    allocations; `freed` is what a round of reclaiming freed. `what`: how a pool was to change.
     """
 
     number: int
@@ -59,6 +91,11 @@ class Operation(msgspec.Struct, kw_only=True, omit_defaults=True, tag="operation
     removed: tuple[str, ...] = ()
     generation: int | None = None
     must: bool = False
+    live: tuple[Live, ...] = ()
+    seen: int = 0
+    since: int = 0
+    freed: tuple[Freed, ...] = ()
+    what: str = ""
     invoked: int
     began: float
     completed: int = 0
@@ -89,6 +126,39 @@ class StoredSlot(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     namespace: str
     pod: str
     pool: str
+    node: str = ""
+
+    @property
+    def reserved(self) -> bool:
+        return not self.container
+
+    @property
+    def attachment(self) -> tuple[str, str]:
+        if self.reserved:
+            return "", f"{self.network}/{self.slot}"
+        return self.container, self.ifname
+
+
+class StoredPool(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A pool as etcd has it: first and last index of its ranges as decimal strings; `needs`: how
+    many addresses its application wants."""
+
+    name: str
+    network: str
+    parent: str | None
+    ranges: tuple[tuple[str, str], ...]
+    needs: int = 0
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        return [(int(first), int(last)) for first, last in self.ranges]
+
+    @property
+    def size(self) -> int:
+        return sum(last - first + 1 for first, last in self.spans)
+
+    def __contains__(self, index: int) -> bool:
+        return any(first <= index <= last for first, last in self.spans)
 
 
 class StoredAttachment(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -100,7 +170,8 @@ class StoredAttachment(msgspec.Struct, frozen=True, kw_only=True, array_like=Tru
 
 class Look(msgspec.Struct, kw_only=True, omit_defaults=True, tag="look"):
     """The whole state of the cluster at one revision, read from etcd itself. `last`: everything
-    that a client could still hold was released before."""
+    that a client could still hold was released before. `findings`: what the server's own audit of
+    the state said at that time; None where it was not asked."""
 
     invoked: int
     began: float
@@ -112,6 +183,8 @@ class Look(msgspec.Struct, kw_only=True, omit_defaults=True, tag="look"):
     attachments: tuple[StoredAttachment, ...]
     released: tuple[tuple[str, str], ...]
     last: bool = False
+    pools: tuple[StoredPool, ...] = ()
+    findings: tuple[str, ...] | None = None
 
 
 class Fault(msgspec.Struct, kw_only=True, omit_defaults=True, tag="fault"):

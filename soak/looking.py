@@ -7,20 +7,23 @@ import contextlib
 import msgspec
 
 from ipam_server.keys import Keys, slot_id
-from ipam_server.records import Holder, slot_of
+from ipam_server.records import Holder, PoolRecord, ranges_of, slot_of
 from soak.ground import CLUSTER
-from soak.history import History, Look, StoredAttachment, StoredSlot
+from soak.history import History, Look, StoredAttachment, StoredPool, StoredSlot
 from statestore import Store
 
 KEYS = Keys(CLUSTER)
 
 
-async def look(store: Store, history: History, *, last: bool = False) -> Look:
+async def look(
+    store: Store, history: History, *, last: bool = False, findings: tuple[str, ...] | None = None
+) -> Look:
     """Adds a look to the history. Raises `StoreError` where no member answers in time."""
     invoked, began = history.tick(), history.seconds()
     slots: list[StoredSlot] = []
     attachments: list[StoredAttachment] = []
     released: list[tuple[str, str]] = []
+    pools: list[StoredPool] = []
     leader = ""
     revision = 0
     async with contextlib.aclosing(store.pages(KEYS.prefix)) as pages:
@@ -30,6 +33,8 @@ async def look(store: Store, history: History, *, last: bool = False) -> Look:
                 kind, names = KEYS.parse(kv.key)
                 if kind == "leader":
                     leader = name_of(kv.value)
+                elif kind == "pools":
+                    pools.append(_pool(names[0], kv.value))
                 elif kind == "slots":
                     slots.append(_stored(names, kv.value, kv.mod_revision))
                 elif kind == "released":
@@ -53,6 +58,8 @@ async def look(store: Store, history: History, *, last: bool = False) -> Look:
         attachments=tuple(attachments),
         released=tuple(released),
         last=last,
+        pools=tuple(pools),
+        findings=findings,
     )
     history.looks.append(seen)
     return seen
@@ -71,6 +78,18 @@ def _stored(names: tuple[str, ...], value: bytes, generation: int) -> StoredSlot
         namespace=holder.namespace,
         pod=holder.pod,
         pool=holder.pool,
+        node=holder.node,
+    )
+
+
+def _pool(name: str, value: bytes) -> StoredPool:
+    record = msgspec.json.decode(value, type=PoolRecord)
+    return StoredPool(
+        name=name,
+        network=record.network,
+        parent=record.parent,
+        ranges=tuple((str(first), str(last)) for first, last in ranges_of(record).intervals),
+        needs=0 if record.replicas is None else max(1, record.replicas + record.surplus),
     )
 
 

@@ -8,25 +8,18 @@ sure of it.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 from lab.etcd import Etcd, EtcdError
 from lab.proxy import Proxy
+from soak.filling import StoreFaults
 from soak.history import History
+from soak.links import CLIENTS
 from soak.world import Server, World
-
-JUNK = b"/junk/"
-BLOCK = 2**20
-"""Bytes of one value of what fills etcd."""
-
-MENDING = 60.0
-"""Seconds in which etcd has to have space again."""
 
 Breaking = Callable[[], Awaitable[str]]
 
@@ -41,14 +34,14 @@ class Lane:
 
 
 class Nemesis:
-    """`run` until told to stop, then `World.heal` and `mend`."""
+    """`run` until `stop` is set, then `World.heal` and `mend`."""
 
-    def __init__(self, world: World, history: History, seed: int) -> None:
+    def __init__(self, world: World, history: History, seed: int, stop: asyncio.Event) -> None:
         self._world = world
         self._history = history
         self._seed = seed
         self._random = Random(f"{seed}/nemesis")
-        self._stop = asyncio.Event()
+        self._stop = stop
         processes: dict[Breaking, int] = {
             self.kill_server: 4,
             self.pause_server: 4,
@@ -73,15 +66,19 @@ class Nemesis:
             self.part_two: 2,
             self.delay_members: 1,
         }
-        store: dict[Breaking, int] = {self.compact: 3, self.fill_store: 1}
+        if world.links is not None:
+            links |= {self.unplug_server: 5, self.unplug_member: 4, self.unplug_clients: 1}
+            if world.links.slow:
+                links |= {self.slow_server: 3, self.slow_member: 3}
+        self._store = StoreFaults(world, history, self._some, self._stop.is_set)
+        store: dict[Breaking, int] = {self._store.compact: 3, self._store.fill_store: 1}
         self._lanes = (
             Lane("processes", processes, (1.0, 4.0)),
             Lane("links", links, (0.3, 2.0)),
             Lane("store", store, (4.0, 8.0)),
         )
 
-    async def run(self, stop: asyncio.Event) -> None:
-        self._stop = stop
+    async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             for lane in self._lanes:
                 group.create_task(self._follow(lane))
@@ -113,6 +110,10 @@ class Nemesis:
         if leading is not None and self._random.random() < 0.6:
             return leading
         return self._random.randrange(len(self._world.servers))
+
+    async def mend(self) -> None:
+        """Gives etcd its space back. Raises `EtcdError` if that cannot be done within a minute."""
+        await self._store.mend()
 
     # Processes
 
@@ -240,6 +241,39 @@ class Nemesis:
         await self._part(one, [two])
         return _names(self._world.members[one], self._world.members[two])
 
+    async def unplug_server(self) -> str:
+        return await self._unplug(self._world.servers[self._server()].name)
+
+    async def unplug_member(self) -> str:
+        return await self._unplug(self._random.choice(self._world.members).name)
+
+    async def unplug_clients(self) -> str:
+        return await self._unplug(CLIENTS)
+
+    async def _unplug(self, name: str) -> str:
+        """What is on its way is lost; no end of a connection hears of it."""
+        links = self._world.links
+        assert links is not None
+        await asyncio.to_thread(links.pull, name)
+        await self._some(0.3, 5)
+        await asyncio.to_thread(links.plug, name)
+        return name
+
+    async def slow_server(self) -> str:
+        return await self._slow(self._world.servers[self._server()].name)
+
+    async def slow_member(self) -> str:
+        return await self._slow(self._random.choice(self._world.members).name)
+
+    async def _slow(self, name: str) -> str:
+        links = self._world.links
+        assert links is not None
+        late, loss = self._random.randint(10, 200), self._random.randint(0, 15)
+        await asyncio.to_thread(links.delay, name, late, loss)
+        await self._some(1, 5)
+        await asyncio.to_thread(links.quicken, name)
+        return f"{name} by {late} ms, {loss} % lost"
+
     async def _part(self, at: int, others: list[int]) -> None:
         members, peers = self._world.members, self._world.peers
         ends = [(peers[at], members[other].name) for other in others]
@@ -282,76 +316,6 @@ class Nemesis:
         await self._some(1, 4)
         for proxy in proxies:
             proxy.delay = 0.0
-
-    # The state store
-
-    async def compact(self) -> str:
-        """Everything before now is forgotten; whoever watches and lags behind reads anew."""
-        revision = await self._revision()
-        await self._ask("kv/compaction", {"revision": str(revision)})
-        return f"revision {revision}"
-
-    async def fill_store(self) -> str:
-        """Until etcd takes no more; then it is cleared and disarmed."""
-        value = base64.b64encode(bytes(BLOCK)).decode()
-        blocks = 0
-        try:
-            while not self._stop.is_set():
-                key = base64.b64encode(JUNK + b"%d" % blocks).decode()
-                await self._ask("kv/put", {"key": key, "value": value})
-                blocks += 1
-        except EtcdError as error:
-            if "space exceeded" in str(error):
-                await self._some(0.5, 3)
-        finally:
-            await self.mend()
-        return f"{blocks} MiB"
-
-    async def mend(self) -> None:
-        """Gives etcd its space back and ends the alarm. Raises `EtcdError` if that cannot be done
-        within a minute."""
-        deadline = self._history.seconds() + MENDING
-        first, last = (base64.b64encode(key).decode() for key in (JUNK, JUNK[:-1] + b"0"))
-        while True:
-            try:
-                await self._ask("kv/deleterange", {"key": first, "range_end": last})
-                await self._ask("kv/compaction", {"revision": str(await self._revision())})
-            except EtcdError as error:
-                if "has been compacted" not in str(error):
-                    if self._history.seconds() > deadline:
-                        raise
-                    await asyncio.sleep(0.3)
-                    continue
-            try:
-                for member in self._world.members:
-                    if member.running:
-                        await asyncio.to_thread(member.defragment)
-                running = [member for member in self._world.members if member.running]
-                await asyncio.to_thread(running[0].disarm)
-                await self._ask("kv/put", {"key": first, "value": first})
-                return
-            except (EtcdError, IndexError):
-                if self._history.seconds() > deadline:
-                    raise
-                await asyncio.sleep(0.3)
-
-    async def _revision(self) -> int:
-        answer = await self._ask("kv/range", {"key": base64.b64encode(b"/").decode()})
-        return int(answer["header"]["revision"])
-
-    async def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Asks the members in turn until one answers. Raises the last `EtcdError`."""
-        error = EtcdError("no member runs")
-        for member in self._world.members:
-            if not member.running:
-                continue
-            try:
-                return await asyncio.to_thread(member.request, path, body, 2)
-            except EtcdError as failure:
-                error = failure
-                if "space exceeded" in str(failure) or "compacted" in str(failure):
-                    break
-        raise error
 
 
 def _names(*members: Etcd) -> str:

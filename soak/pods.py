@@ -1,4 +1,4 @@
-"""The pods of a soak as values: who asks, for what, and what its answers say."""
+"""The pods of a soak as values: who asks, and for what."""
 
 from __future__ import annotations
 
@@ -8,16 +8,9 @@ from dataclasses import dataclass
 from random import Random
 
 from netspace import messages as m
-from netspace.problems import Problem
 from netspace.slots import Family
 from soak import ground
 from soak.ground import Pool
-from soak.history import Answer, Outcome
-
-SURELY = frozenset({"unavailable", "not-leader", "busy", "state-unavailable"})
-"""Problems after which nothing was done, in the client's own words."""
-
-PERHAPS = frozenset({"outcome-unknown", "internal"})
 
 NAMESPACES = ("red", "blue", "green")
 
@@ -72,7 +65,7 @@ def new_pod(
 ) -> Pod:
     """A pod of a client that has not been asked for; sometimes under a name that was there before,
     but none of those `used` now, if there are others."""
-    pool = random.choices(ground.POOLS, (8, 3, 5, 4, 5, 2, 3))[0]
+    pool = random.choices(ground.POOLS, ground.WEIGHTS)[0]
     namespace = random.choice([each for each in NAMESPACES if pool.takes(each)])
     name = ""
     if random.random() < 0.7:
@@ -100,31 +93,6 @@ def new_pod(
         families: tuple[Family, ...] = random.choice((("ipv4",), ("ipv6",)))
         return dataclasses.replace(pod, families=families)
     return pod
-
-
-def outcome_of(problem: Problem) -> Outcome:
-    """What a client knows after a problem."""
-    if problem.code in SURELY:
-        return "failed"
-    return "unknown" if problem.code in PERHAPS else "refused"
-
-
-def allocated(answer: m.Allocation) -> Answer:
-    """What of an answer goes into the history."""
-    return Answer(
-        pool=answer.pool,
-        network=answer.network.name,
-        slot=answer.slot,
-        generation=answer.generation,
-        ipv4=answer.ipv4,
-        ipv6=answer.ipv6,
-        how=answer.how,
-    )
-
-
-def released(answer: m.Released) -> Answer:
-    """As `allocated`."""
-    return Answer(released=answer.released)
 
 
 def lies_in(network: ground.Ground, address: str) -> bool:

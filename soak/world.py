@@ -5,7 +5,9 @@
     server i ──▶ etcd j           `stores[i][j]`
     etcd i  ──▶ etcd j            `peers[j]`, told apart by who connects
 
-All of it is processes of its own on loopback addresses: no root, nothing of the machine's network.
+All of it is processes of its own: each in a network namespace (`soak.links`), else on loopback
+addresses. A server without certificates listens on loopback alone; in its namespace the proxies
+before it are what others reach, and those before etcd stand with the server that asks.
 """
 
 from __future__ import annotations
@@ -14,15 +16,18 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lab import server
 from lab.etcd import Etcd, EtcdError, free_ports
-from lab.proxy import Proxy
+from lab.proxy import LOOPBACK, Proxy
+from soak.ground import GRACE
+from soak.links import Links
 
-HOST = "127.0.0.1"
 READY = 40.0
 """Seconds until everything must stand at the beginning."""
 
@@ -31,24 +36,47 @@ QUOTA = 40 * 2**20
 
 MODULE = "ipam_server.main"
 
+Inside = Callable[[], AbstractContextManager[None]]
+
+
+class Member(Etcd):
+    """A member that runs, and has its ports, where `inside` leads."""
+
+    inside: Inside = contextlib.nullcontext
+
+    def start(self, wait: bool = True) -> None:
+        with self.inside():
+            super().start(wait=False)
+        if wait:
+            self.wait_ready()
+
 
 class Server(server.Server):
     """A server's process. `advertise` is where the other servers find it, `stores` where it finds
-    etcd, `waiting` how many changes it queues."""
+    etcd, `waiting` how many changes it queues. It runs where `inside` leads."""
 
-    def __init__(self, folder: Path, name: str, module: str, port: int, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, name: str, module: str, port: int, inside: Inside, **settings: Any
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(
             folder,
             "",
-            listen=[f"http://{HOST}:{port}"],
+            listen=[f"http://{LOOPBACK}:{port}"],
             name=name,
             leader_ttl=2,
             clock_interval=1,
+            reclaim={"grace": GRACE, "interval": 3},
             **settings,
         )
         self.name = name
         self.module = module
+        self.inside = inside
+
+    def start(self) -> Server:
+        with self.inside():
+            super().start()
+        return self
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal, if it runs."""
@@ -67,11 +95,13 @@ class Server(server.Server):
 
 
 class World:
-    """Made by `standing`. Indices of servers and members are those of the lists."""
+    """Made by `standing`. Indices of servers and members are those of the lists. `links`: the
+    namespaces, where there are any."""
 
-    def __init__(self, members: list[Etcd], servers: list[Server]) -> None:
-        self.members = members
-        self.servers = servers
+    def __init__(self, links: Links | None) -> None:
+        self.links = links
+        self.members: list[Member] = []
+        self.servers: list[Server] = []
         self.front: list[Proxy] = []
         self.between: list[Proxy] = []
         self.stores: list[list[Proxy]] = []
@@ -99,6 +129,10 @@ class World:
 
     async def heal(self) -> None:
         """Makes everything stand and every link whole again."""
+        if self.links is not None:
+            await asyncio.to_thread(self.links.plug)
+            if self.links.slow:
+                await asyncio.to_thread(self.links.quicken)
         for proxy in self.proxies:
             broken = proxy.losing_answers or proxy.losing_requests
             proxy.losing_answers = proxy.losing_requests = False
@@ -119,8 +153,16 @@ class World:
             else:
                 each.start()
 
-    def who_connects(self, port: int) -> str:
-        """The name of the member that has a connection from this port of the host."""
+    def place(self, name: str) -> tuple[str, Inside]:
+        """The address of a server or a member, and how to get to where it is."""
+        if self.links is None:
+            return LOOPBACK, contextlib.nullcontext
+        return self.links.address(name), partial(self.links.inside, name)
+
+    def who_connects(self, host: str, port: int) -> str:
+        """The name of the member that has a connection from this port of a host."""
+        if self.links is not None:
+            return self.links.name_of(host)
         inode = _inode(port)
         for member in self.members:
             with contextlib.suppress(OSError, EtcdError):
@@ -141,42 +183,66 @@ def _inode(port: int) -> str:
     return ""
 
 
+def member_name(number: int) -> str:
+    return f"etcd-{chr(ord('a') + number)}"
+
+
+def server_name(number: int) -> str:
+    return f"s{number + 1}"
+
+
 @contextlib.asynccontextmanager
 async def standing(
-    folder: Path, servers: int, members: int, waiting: int, module: str = MODULE
+    folder: Path,
+    servers: int,
+    members: int,
+    waiting: int,
+    module: str = MODULE,
+    links: Links | None = None,
 ) -> AsyncIterator[World]:
     """Starts everything; `waiting` is how many changes a server queues. Nothing is left after it.
 
     Raises `EtcdError`."""
     async with contextlib.AsyncExitStack() as stack:
-        world = World([], [])
-        names = [chr(ord("a") + number) for number in range(members)]
-        ports = free_ports(HOST, 2 * members)
-        for port in ports[members:]:
-            world.peers.append(
-                await stack.enter_async_context(Proxy(HOST, port, world.who_connects))
-            )
+        world = World(links)
+        ports = _Ports()
+        names = [member_name(number) for number in range(members)]
+        listening = []
+        for name in names:
+            host, inside = world.place(name)
+            client_port, peer_port = ports.two(host, inside)
+            listening.append((client_port, peer_port))
+            proxy = Proxy(host, peer_port, world.who_connects, listen=host, inside=inside)
+            world.peers.append(await stack.enter_async_context(proxy))
         cluster = ",".join(
             f"{name}={proxy.url}" for name, proxy in zip(names, world.peers, strict=True)
         )
         for number, name in enumerate(names):
-            member = Etcd(
-                folder / f"etcd-{name}",
-                name,
-                quota=QUOTA,
-                # The last one counts: the others are to come by the proxy.
-                arguments=(f"--initial-advertise-peer-urls={world.peers[number].url}",),
-                client_port=ports[number],
-                peer_port=ports[members + number],
-                cluster=cluster,
-            )
+            host, inside = world.place(name)
+            with inside():
+                member = Member(
+                    folder / name,
+                    name,
+                    host,
+                    quota=QUOTA,
+                    # The last one counts: the others are to come by the proxy.
+                    arguments=(f"--initial-advertise-peer-urls={world.peers[number].url}",),
+                    client_port=listening[number][0],
+                    peer_port=listening[number][1],
+                    cluster=cluster,
+                )
+            member.inside = inside
             world.members.append(member)
             stack.callback(member.kill)
             member.start(wait=False)
         for number in range(servers):
-            [port] = free_ports(HOST, 1)
-            front, between = Proxy(HOST, port), Proxy(HOST, port)
-            row = [Proxy(HOST, member.client_port) for member in world.members]
+            name = server_name(number)
+            host, inside = world.place(name)
+            port, _ = ports.two(LOOPBACK, inside)
+            front, between = (Proxy(LOOPBACK, port, listen=host, inside=inside) for _ in range(2))
+            row = [
+                Proxy(member.host, member.client_port, inside=inside) for member in world.members
+            ]
             for proxy in (front, between, *row):
                 await stack.enter_async_context(proxy)
             world.front.append(front)
@@ -186,9 +252,10 @@ async def standing(
             urls = [row[(number + step) % members].url for step in range(members)]
             made = Server(
                 folder / f"server-{number + 1}",
-                f"s{number + 1}",
+                name,
                 module,
                 port,
+                inside,
                 advertise=between.url,
                 etcd={"endpoints": urls, "timeout": 1.5},
                 limits={"waiting": waiting, "commit": 2, "timeout": 8},
@@ -199,3 +266,18 @@ async def standing(
         for member in world.members:
             await asyncio.to_thread(member.wait_ready, READY)
         yield world
+
+
+class _Ports:
+    """Free ports, none twice, though nobody listens on them yet."""
+
+    def __init__(self) -> None:
+        self._given: set[int] = set()
+
+    def two(self, host: str, inside: Inside) -> tuple[int, int]:
+        while True:
+            with inside():
+                one, two = free_ports(host, 2)
+            if not {one, two} & self._given:
+                self._given |= {one, two}
+                return one, two

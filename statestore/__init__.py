@@ -17,7 +17,7 @@ from statestore.errors import (
 )
 from statestore.leases import Lease
 from statestore.reads import Page
-from statestore.store import MemberStatus, Store
+from statestore.store import ALARMS, MemberStatus, Store
 from statestore.transactions import (
     DEFAULT_MAX_OPERATIONS,
     Compare,
@@ -35,6 +35,7 @@ from statestore.transactions import (
 from statestore.watch import Event, SnapshotPage, WatchEvents
 
 __all__ = [
+    "ALARMS",
     "DEFAULT_MAX_OPERATIONS",
     "BadRequest",
     "Compacted",

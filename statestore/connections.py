@@ -8,6 +8,7 @@ within the caller's time, what surely was not carried out.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pyetcd.etcdrpc import rpc_pb2_grpc as rpc
 
 from statestore.errors import BadRequest, OutcomeUnknown, StoreError, Unavailable, classify
 
+log = logging.getLogger(__name__)
 T = TypeVar("T", covariant=True)
 
 # A member cut off from its cluster then refuses at once, before it proposes anything.
@@ -125,8 +127,22 @@ class Endpoint:
         return True
 
 
+class Header(Protocol):
+    """What each of etcd's answers says of the cluster."""
+
+    @property
+    def cluster_id(self) -> int: ...
+    @property
+    def revision(self) -> int: ...
+
+
 class Connections:
-    """All endpoints of one etcd cluster, in the order in which they are asked."""
+    """All endpoints of one etcd cluster, in the order in which they are asked.
+
+    `revision` is the latest that etcd has told of. `history` counts how often etcd was found to
+    have another history than before: its data were restored from a snapshot. What was read or
+    written in an earlier one may be there no more, and its revisions mean something else.
+    """
 
     def __init__(self, urls: Sequence[str], tls: Tls | None) -> None:
         if not urls:
@@ -136,6 +152,10 @@ class Connections:
                 advice="name at least one: http(s)://HOST:PORT",
             )
         self.endpoints = [Endpoint(url, tls) for url in urls]
+        self.history = 0
+        self.revision = 0
+        self._cluster = 0
+        self._turned = asyncio.Event()
         self._first = 0
 
     @property
@@ -147,6 +167,33 @@ class Connections:
         """Ask another one first from now on."""
         if endpoint is self.current:
             self._first = (self._first + 1) % len(self.endpoints)
+
+    def reached(self, revision: int) -> None:
+        """A revision that etcd has told of; what is asked later never comes before it."""
+        self.revision = max(self.revision, revision)
+
+    async def turned(self, history: int) -> None:
+        """Return once the history is another one than this."""
+        while self.history == history:
+            await self._turned.wait()
+
+    def judge(self, header: Header, before: int) -> None:
+        """Looks at the answer to a linearizable read or write, begun when `before` was the latest
+        revision. From another cluster, or from an earlier revision, it is of another history."""
+        known = self._cluster or header.cluster_id
+        if header.cluster_id == known and header.revision >= before:
+            self.reached(header.revision)
+        elif header.cluster_id != known or before <= self.revision:
+            log.error(
+                "etcd's data were restored: it is at revision %d of cluster %x, and was at %d of"
+                " %x; everything is read anew",
+                header.revision, header.cluster_id, self.revision, known,
+            )  # fmt: skip
+            self.revision = header.revision
+            self.history += 1
+            self._turned.set()
+            self._turned = asyncio.Event()
+        self._cluster = header.cluster_id
 
     async def close(self) -> None:
         """Close all channels; calls under way fail."""

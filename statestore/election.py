@@ -30,12 +30,16 @@ class Leader:
     Leaving `async with` resigns.
     """
 
-    def __init__(self, store: Store, key: bytes, create_revision: int, lease: Lease) -> None:
+    def __init__(
+        self, store: Store, key: bytes, create_revision: int, lease: Lease, history: int
+    ) -> None:
+        self._store = store
+        self._history = history
         self.key = key
         self.create_revision = create_revision
         self.lease = lease
         self._gone = asyncio.Event()
-        self._observing = asyncio.create_task(self._observe(store), name="leadership")
+        self._observing = asyncio.create_task(self._observe(), name="leadership")
 
     async def __aenter__(self) -> Self:
         return self
@@ -50,8 +54,9 @@ class Leader:
 
     @property
     def leads(self) -> bool:
-        """Whether nothing is known to the contrary; the fence decides."""
-        return not self._gone.is_set()
+        """Whether nothing is known to the contrary; the fence decides, but for an etcd that was
+        restored, whose snapshot may have this very key."""
+        return not self._gone.is_set() and self._store.history == self._history
 
     async def lost(self) -> None:
         """Return once it is known that the leadership is over, resigned included."""
@@ -68,17 +73,20 @@ class Leader:
             await self._observing
         await self.lease.revoke()
 
-    async def _observe(self, store: Store) -> None:
+    async def _observe(self) -> None:
+        store = self._store
         expired = asyncio.create_task(self.lease.lost.wait())
         replaced = asyncio.create_task(_changed(store, self.key, self.create_revision))
+        restored = asyncio.create_task(store.turned(self._history))
+        waiting = {expired, replaced, restored}
         try:
-            await asyncio.wait({expired, replaced}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             log.warning("leadership lost: %s", self.key.decode(errors="backslashreplace"))
         finally:
             self._gone.set()
-            expired.cancel()
-            replaced.cancel()
-            for end in await asyncio.gather(expired, replaced, return_exceptions=True):
+            for each in waiting:
+                each.cancel()
+            for end in await asyncio.gather(*waiting, return_exceptions=True):
                 if isinstance(end, Exception):
                     log.error("the leader's key cannot be watched: %s", end)
 
@@ -89,7 +97,7 @@ class Leadership:
     `ttl` (whole seconds) is how long a leader that fell silent keeps the others waiting.
     """
 
-    def __init__(self, store: Store, key: bytes, value: bytes, ttl: int = 5) -> None:
+    def __init__(self, store: Store, key: bytes, value: bytes, ttl: int = 2) -> None:
         self._store = store
         self._key = key
         self._value = value
@@ -120,6 +128,7 @@ class Leadership:
 
     async def _take(self) -> Leader | None:
         """Make the key; None where another was faster."""
+        history = self._store.history
         lease = await self._store.lease(self._ttl)
         try:
             create_revision = await self._put(lease)
@@ -129,7 +138,7 @@ class Leadership:
         if create_revision is None:
             await lease.revoke()
             return None
-        return Leader(self._store, self._key, create_revision, lease)
+        return Leader(self._store, self._key, create_revision, lease, history)
 
     async def _put(self, lease: Lease) -> int | None:
         """The create revision of our key; None where another's stands there.

@@ -23,6 +23,7 @@ async def read(
     connections: Connections, request: pb.RangeRequest, timeout: float
 ) -> pb.RangeResponse:
     """One linearizable read. Raises `Unavailable`, `Compacted`, `BadRequest`."""
+    before = connections.revision
     response: pb.RangeResponse = await connections.call(
         f"reading {request.key.decode(errors='backslashreplace')}",
         lambda endpoint: endpoint.kv.Range,
@@ -30,6 +31,7 @@ async def read(
         False,
         timeout,
     )
+    connections.judge(response.header, before)
     return response
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from google.protobuf.unknown_fields import UnknownFieldSet
 from pyetcd.etcdrpc import rpc_pb2 as pb
 
 from statestore import leases
@@ -28,12 +29,17 @@ from statestore.watch import SnapshotPage, WatchEvents, watch_range
 
 ALARMS = {1: "NOSPACE", 2: "CORRUPT"}
 
+IN_USE, QUOTA = 9, 12
+"""Fields of a status that the stubs do not know: dbSizeInUse (etcd 3.4), dbSizeQuota (3.6)."""
+
 
 @dataclass(frozen=True, slots=True)
 class MemberStatus:
     """What one endpoint says of itself; `error` is why it does not, else empty.
 
     `alarms` are the cluster's: "NOSPACE" stands until it is disarmed, whatever space there is.
+    `in_use_bytes` is what of the database is left after a defragmentation; `quota_bytes` is what it
+    may grow to, 0 where etcd is older than 3.6 and does not say.
     """
 
     endpoint: str
@@ -42,6 +48,8 @@ class MemberStatus:
     leader: bool = False
     alarms: tuple[str, ...] = ()
     error: str = ""
+    in_use_bytes: int = 0
+    quota_bytes: int = 0
 
 
 class Store:
@@ -60,6 +68,11 @@ class Store:
         self._timeout = timeout
         self._open: Connections | None = None
 
+    @property
+    def place(self) -> tuple[tuple[str, ...], Tls | None, float]:
+        """What it was made with, for another process's own."""
+        return self._urls, self._tls, self._timeout
+
     async def __aenter__(self) -> Self:
         self._open = Connections(self._urls, self._tls)
         return self
@@ -75,6 +88,7 @@ class Store:
 
     async def txn(self, txn: Txn, timeout: float | None = None) -> TxnResult:
         """Carry a transaction out. `timeout` in seconds, the store's if None."""
+        before = self._connections.revision
         response: pb.TxnResponse = await self._connections.call(
             f"a transaction of {operations(txn)} operations",
             lambda endpoint: endpoint.kv.Txn,
@@ -82,7 +96,18 @@ class Store:
             writes(txn),
             self._timeout if timeout is None else timeout,
         )
+        self._connections.judge(response.header, before)
         return decode(response)
+
+    @property
+    def history(self) -> int:
+        """Another number once etcd was found to have been restored from a snapshot: what was read
+        or written before may be there no more."""
+        return self._connections.history
+
+    async def turned(self, history: int) -> None:
+        """Return once the history is another one than this."""
+        await self._connections.turned(history)
 
     async def get(self, key: bytes, revision: int = 0) -> KeyValue | None:
         """A key now, or as it stood at `revision`; None where it does not exist."""
@@ -188,10 +213,15 @@ async def _status(endpoint: Endpoint, timeout: float) -> MemberStatus:
         )
     except StoreError as error:
         return MemberStatus(endpoint.url, error=str(error))
+    unknown = UnknownFieldSet(status)
+    fields = (unknown[at] for at in range(len(unknown)))
+    more = {field.field_number: field.data for field in fields}
     return MemberStatus(
         endpoint.url,
         status.version,
         status.dbSize,
         status.leader == status.header.member_id,
         tuple(sorted({ALARMS.get(each.alarm, str(each.alarm)) for each in alarms.alarms})),
+        in_use_bytes=more.get(IN_USE, 0),
+        quota_bytes=more.get(QUOTA, 0),
     )

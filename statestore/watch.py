@@ -28,7 +28,6 @@ from statestore.connections import (
     CONNECT,
     REQUIRE_LEADER,
     Connections,
-    Endpoint,
     attempt,
     translated,
 )
@@ -106,12 +105,16 @@ async def watch_range(
     is each read's.
     """
     position = after
+    history = connections.history
     while True:
         endpoint = connections.current
         try:
-            if position is None or await present_revision(connections, timeout) < position:
+            if position is not None:
+                connections.reached(position)
+                await present_revision(connections, timeout)
+            if position is None or connections.history != history:
                 # The second: etcd was restored from an older copy of its data.
-                position = None
+                history, position = connections.history, None
                 async for page in _snapshot(connections, start, end, timeout, without):
                     yield page
                     if page.last:
@@ -121,12 +124,13 @@ async def watch_range(
             # From the revision already had, not the next: a compaction right at the next one
             # drops the deletes in it, and etcd before 3.4.36 and 3.5.19 would not say so.
             async with contextlib.aclosing(
-                _responses(endpoint, start, end, max(position, 1))
+                _responses(connections, start, end, max(position, 1), history)
             ) as responses:
                 async for response in responses:
                     for batch in revisions(response.events):
                         if batch.revision > position:
                             position = batch.revision
+                            connections.reached(position)
                             yield batch
                     position = progressed(position, response)
         except Compacted as error:
@@ -200,9 +204,11 @@ async def _parts(
 
 
 async def _responses(
-    endpoint: Endpoint, start: bytes, end: bytes, revision: int
+    connections: Connections, start: bytes, end: bytes, revision: int, history: int
 ) -> AsyncGenerator[pb.WatchResponse, None]:
-    """etcd's responses to one watch from `revision` on; always ends in a `StoreError`."""
+    """etcd's responses to one watch from `revision` of a history on; always ends in a
+    `StoreError`."""
+    endpoint = connections.current
     what = f"watching {start.decode(errors='backslashreplace')} from revision {revision}"
     if not await endpoint.settled(CONNECT):
         raise Unavailable(what, endpoint.url, f"no connection within {CONNECT:.1f} s")
@@ -222,7 +228,14 @@ async def _responses(
             if not done:
                 # Not a progress request: etcd 3.5.8 to 3.5.12 leave it unanswered on a watch
                 # that begins in the past, and before, its answer may overtake events.
-                await attempt(endpoint, what, endpoint.kv.Range, LIFE, False, SILENT, SILENT)
+                before = connections.revision
+                sign: pb.RangeResponse = await attempt(
+                    endpoint, what, endpoint.kv.Range, LIFE, False, SILENT, SILENT
+                )
+                connections.judge(sign.header, before)
+            if connections.history != history:
+                raise Unavailable(what, endpoint.url, "etcd was restored from a snapshot")
+            if not done:
                 continue
             response, reading = reading.result(), None
             if response is aio.EOF:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from email.message import Message
 from pathlib import Path
 from typing import Any, cast
 
-import aiohttp
-from yarl import URL
+import h11
 
 from ipam_server.api import Backend, make_application
+from ipam_server.batching import Room
 from ipam_server.directory import Directory
 from netspace import messages as m
 from netspace.endpoints import Endpoint
@@ -56,6 +58,7 @@ class Double:
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     services: tuple[Any, ...] = ()
     server: str = "s1"
+    room: Room = field(default_factory=lambda: Room(10_000))
 
     @property
     def peers(self) -> Any:
@@ -93,7 +96,7 @@ class Double:
 @dataclass
 class Answer:
     status: int
-    headers: Any
+    headers: Message
     body: bytes
 
     @property
@@ -119,12 +122,50 @@ class Api:
     backend: Backend
     double: Double
     server: HttpServer
-    session: aiohttp.ClientSession
 
-    async def ask(self, method: str, path: str, **more: Any) -> Answer:
-        url = URL(f"http://localhost{path}", encoded=True)
-        async with self.session.request(method, url, **more) as got:
-            return Answer(got.status, got.headers, await got.read())
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        data: bytes | list[bytes] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        """One request over a connection of its own; `data` in several parts is sent in chunks."""
+        fields = [("Host", "localhost"), *(headers or {}).items()]
+        if isinstance(data, list):
+            fields.append(("Transfer-Encoding", "chunked"))
+        elif data is not None:
+            fields.append(("Content-Length", str(len(data))))
+        parts = data if isinstance(data, list) else [data] if data else []
+        ours = h11.Connection(h11.CLIENT)
+        request = h11.Request(method=method, target=path, headers=fields)
+        events = [request, *(h11.Data(data=part) for part in parts), h11.EndOfMessage()]
+        reader, writer = await asyncio.open_unix_connection(str(self.socket))
+        try:
+            with contextlib.suppress(ConnectionError):
+                for event in events:
+                    writer.write(ours.send(event) or b"")
+                await writer.drain()
+            return await _answer(ours, reader)
+        finally:
+            writer.close()
+
+
+async def _answer(ours: h11.Connection, reader: asyncio.StreamReader) -> Answer:
+    status, headers, body = 0, Message(), b""
+    while True:
+        event = ours.next_event()
+        match event:
+            case h11.NEED_DATA:
+                ours.receive_data(await reader.read(65536))
+            case h11.Response():
+                status = event.status_code
+                for name, value in event.headers:
+                    headers[name.decode()] = value.decode()
+            case h11.Data():
+                body += event.data
+            case h11.EndOfMessage():
+                return Answer(status, headers, body)
 
 
 @contextlib.asynccontextmanager
@@ -138,9 +179,7 @@ async def serving(
     server = HttpServer(make_application(backend, limits), limits)
     socket = folder / "api.sock"
     await server.listen(Endpoint.parse(f"unix://{socket}"))
-    connector = aiohttp.UnixConnector(path=str(socket))
     try:
-        async with aiohttp.ClientSession(connector=connector) as session:
-            yield Api(socket, backend, double, server, session)
+        yield Api(socket, backend, double, server)
     finally:
         await server.stop()

@@ -26,6 +26,7 @@ from hostnet import Kernel, Netns, Observer, list_links, run_in
 from ipam_server.client import Client
 from lab import programs
 from lab.etcd import Etcd
+from lab.server import Server
 from netspace.messages import NewCluster, NewFabric, NewNetwork, NewPool
 from netspace.problems import Problem
 
@@ -40,46 +41,18 @@ class IpamServer:
 
     def __init__(self, folder: Path) -> None:
         self.etcd = Etcd(folder / "etcd")
-        self.socket = folder / "server.sock"
-        self._log = folder / "server.log"
-        self._config = folder / "server.yaml"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"unix://{self.socket}"
+        etcd = {"endpoints": [self.etcd.url], "timeout": 2}
+        self._server = Server(folder, self.etcd.url, etcd=etcd)
+        self.url = self._server.url
 
     def start(self) -> None:
         """Starts the server and waits until it is ready."""
-        self._config.write_text(
-            json.dumps(
-                {
-                    "listen": [self.url],
-                    "name": "test",
-                    "etcd": {"endpoints": [self.etcd.url], "timeout": 2},
-                }
-            )
-        )
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "ipam_server.main", "--config", str(self._config)],
-                cwd=_CLONE,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        deadline = time.monotonic() + _READY
-        while not self._ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the server is not ready: {self._log.read_text()[-2000:]}")
-            time.sleep(0.05)
+        self._server.start().wait_until(self._ready, "ready")
 
     def stop(self) -> None:
         """Ends the server; its socket answers no more."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(10)
-            self._process = None
+        if self._server.running:
+            self._server.end()
 
     def ask(self, question: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
         """The answer to what the coroutine asks of a client."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -16,8 +18,8 @@ from netspacectl.tree import Verb
 if TYPE_CHECKING:
     from netspace.upkeep import Inspection, Mended
 
-TIMEOUT = 120.0
-"""Seconds: a million addresses are read for it."""
+CLEAR = "\r\x1b[K"
+"""Back to the line's beginning, and nothing behind it."""
 
 
 @click.command(
@@ -32,25 +34,35 @@ def command(ctx: click.Context, repair: bool) -> None:
 
     Of each finding: its code, what is wrong, why it matters, how it is mended, the keys. A server
     reads etcd itself for it. What is mended with --repair frees no address and forgets no holder;
-    the rest is for a person to decide.
+    the rest is for a person to decide. On a terminal it shows how far it is.
     The exit status is 0 where nothing is wrong, or left to mend, and 5 where something is.
     """
     app: App = ctx.obj
-    app.timeout = max(app.timeout, TIMEOUT)
     mended: Sequence[Mended] = ()
-    if repair:
-        answer = app.ask_in_cluster(lambda client, cluster: client.repair(cluster))
-        mended, found = answer.mended, answer.left
-        if app.output != "table":
-            dump(app.output, answer)
-    else:
-        found = app.ask_in_cluster(lambda client, cluster: client.inspect(cluster))
-        if app.output != "table":
-            dump(app.output, found)
+    with _progress() as told:
+        if repair:
+            answer = app.ask_in_cluster(lambda client, cluster: client.repair(cluster, told))
+            mended, found = answer.mended, answer.left
+        else:
+            found = app.ask_in_cluster(lambda client, cluster: client.inspect(cluster, told))
+    if app.output != "table":
+        dump(app.output, answer if repair else found)
     if app.output == "table":
         for mark, text in (*_mended(mended), *_found(found)):
             click.echo(f"{f'  {mark:8}' if mark else ''}{printable(text)}")
     ctx.exit(exits.DIFFERS if found.findings else exits.DONE)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int], None]]:
+    """Says on one line of a terminal how many keys were read, and takes it away in the end."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    try:
+        yield lambda keys: click.echo(f"{CLEAR}{keys:,} keys read", nl=False, err=True)
+    finally:
+        click.echo(CLEAR, nl=False, err=True)
 
 
 def _mended(mended: Sequence[Mended]) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,7 @@ from netspacectl.words import NODE, HostName, PersonName, label
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-command = Noun("certs", help="Certificates for servers, nodes, controllers and admins.")
+command = Noun("certs", help="Certificates for servers and for everybody who asks.")
 CA_DAYS: Final = 3650
 DAYS: Final = 365
 SERVER_CONF: Final = "/etc/netspace/server.yaml"
@@ -123,6 +123,18 @@ def admin(name: str, **where: Any) -> None:
     click.echo("next: name them in ~/.config/netspace/ctl.yaml:\n")
     click.echo("server: https://HOST:8470")
     click.echo(_yaml("", *files))
+
+
+@command.command("monitor", examples=["netspacectl certs monitor prometheus"])
+@click.argument("name", type=PersonName(), metavar="NAME")
+@_issued
+def monitor(name: str, **where: Any) -> None:
+    """Make the certificate of a monitor, who may read metrics.
+
+    It may do nothing else: what a Prometheus needs.
+    """
+    _issue("monitor", f"monitor-{name.replace(' ', '-')}", {"CN": name}, **where)
+    click.echo("next: give them to Prometheus; packaging/observability has a configuration")
 
 
 def _issue(

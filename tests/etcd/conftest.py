@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lab.etcd import Etcd, members
-from lab.server import Server
+from lab.server import HASTY, Server
 
 # A member alone has nobody to wait for: it leads within a fraction of a second.
 ALONE = ("--heartbeat-interval=10", "--election-timeout=100")
@@ -68,13 +68,14 @@ def three_members(tmp_path: Path) -> Iterator[list[Etcd]]:
 
 @pytest.fixture
 def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Describe a server on the etcd at a URL; it is ended with the test."""
+    """Describe a hasty server on the etcd at a URL; it is ended with the test."""
     made: list[Server] = []
 
     def make(url: str, **settings: Any) -> Server:
         folder = tmp_path / f"server-{len(made)}"
         folder.mkdir()
-        made.append(Server(folder, url, **settings))
+        etcd = {"endpoints": [url], "timeout": 1}
+        made.append(Server(folder, url, **{**HASTY, "etcd": etcd, **settings}))
         return made[-1]
 
     yield make

@@ -89,7 +89,7 @@ async def find(directory: Directory, name: str = "blue") -> ClusterService:
             await asyncio.sleep(0.02)
 
 
-async def until(what: Callable[[], Awaitable[T]], seconds: float = 10.0) -> T:
+async def until(what: Callable[[], Awaitable[T | None]], seconds: float = 10.0) -> T:
     """What comes of it once it is true and raises no problem that may go away by itself."""
     async with asyncio.timeout(seconds):
         while True:

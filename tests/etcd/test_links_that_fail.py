@@ -31,7 +31,7 @@ class Echo:
 
 @contextlib.asynccontextmanager
 async def between(
-    name_of: Callable[[int], str] | None = None,
+    name_of: Callable[[str, int], str] | None = None,
 ) -> AsyncIterator[tuple[Proxy, Echo]]:
     echo = Echo()
     async with await asyncio.start_server(echo.serve, "127.0.0.1", 0) as server:
@@ -84,7 +84,7 @@ def test_what_was_held_arrives_though_its_sender_gave_up() -> None:
 def test_who_is_refused_is_reset_and_the_others_go_on() -> None:
     async def scenario() -> None:
         names = iter(("a", "b", "a"))
-        async with between(lambda _port: next(names)) as (proxy, echo):
+        async with between(lambda _host, _port: next(names)) as (proxy, echo):
             proxy.refused.add("a")
             assert await said(proxy, b"one\n") == b""
             assert await said(proxy, b"two\n") == b"two\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,17 +25,10 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def server(etcd: Etcd, tmp_path: Path) -> Iterator[Server]:
-    folder = tmp_path / "server"
-    folder.mkdir()
-    server = Server(folder, etcd.url).start()
-    try:
-        wait_ready(server)
-        yield server
-    finally:
-        assert server.process is not None
-        server.process.kill()
-        server.process.wait()
+def server(etcd: Etcd, make_server: Callable[..., Server]) -> Server:
+    server = make_server(etcd.url).start()
+    wait_ready(server)
+    return server
 
 
 def ctl(server: Server, *arguments: str) -> int:

@@ -75,7 +75,12 @@ def test_what_two_reports_a_grace_apart_miss_is_freed(etcd: Etcd) -> None:
         assert candidate.proved and candidate.since >= GRACE
         assert await freed(service) == ["c2"]
         assert await freed(service) == []
-        assert service.reclaimed == 1
+        assert service.figures.freed["reclaim"] == 1
+        (entry,) = [
+            each for each in (await service.audit(99, None)).items if each.action == "release"
+        ]
+        assert (entry.who, entry.name) == ("server s1 (reclaiming)", leaked.ipv4)
+        assert entry.before is not None and entry.before["pod"] == "p2" and entry.after is None
         assert (await service.address(leaked.ipv4 or "", None)).state in ("free", "cooling")
         with pytest.raises(Problem) as caught:  # its ADD comes late
             await service.allocate(ask("c2", "p2"))
@@ -235,7 +240,7 @@ def test_the_leader_reclaims_by_itself(etcd: Etcd) -> None:
             await asyncio.sleep(0.2)
             await report(service)
             async with asyncio.timeout(5):
-                while service.reclaimed == 0:
+                while service.figures.freed["reclaim"] == 0:
                     await asyncio.sleep(0.01)
             assert (await service.inspect()).findings == []
 

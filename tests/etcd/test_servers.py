@@ -8,13 +8,21 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 import pytest
 
 from ipam_server.client import Client
 from lab.etcd import Etcd
+from lab.proxy import Proxy
 from lab.server import Server, until
 from netspace import messages as m
+from netspace.batches import MAX_ITEMS, AllocationAnswers, AllocationBatch, opened
+from netspace.callers import HEADER, Caller
+from netspace.http_client import HttpClient
 from netspace.problems import Problem
+from statestore import Store
+from tests.etcd.service_world import holders
+from tests.etcd.service_world import until as _until
 
 Make = Callable[..., Server]
 
@@ -148,7 +156,29 @@ class Load:
         self.longest = 0.0
 
     async def run(self, clients: int, until: Callable[[], bool]) -> None:
-        await asyncio.gather(*(self._client(number, until) for number in range(clients)))
+        await asyncio.gather(
+            *(self._client(number, until) for number in range(clients)),
+            *(self._batches(clients + number, until) for number in range(2)),
+        )
+
+    async def _batches(self, number: int, over: Callable[[], bool]) -> None:
+        """The same by 20 at once."""
+        first = number * 100_000
+        async with Client(self.urls) as client:
+            while not over():
+                first += 20
+                many = range(first, first + 20)
+                began = time.monotonic()
+                try:
+                    given = await client.allocate_batch("east", [request(one) for one in many])
+                    freed = await client.release_batch("east", [release(one, None) for one in many])
+                except Problem as problem:
+                    given, freed = [problem], []
+                self.failures += [
+                    f"{each.code}: {each}" for each in (*given, *freed) if isinstance(each, Problem)
+                ]
+                self.done += len(freed)
+                self.longest = max(self.longest, (time.monotonic() - began) / 2)
 
     async def _client(self, number: int, over: Callable[[], bool]) -> None:
         turn = 0
@@ -209,6 +239,92 @@ def test_no_request_fails_when_the_leader_goes(servers: list[Server], number: in
     asyncio.run(check())
 
 
+def test_a_follower_passes_a_batch_on_whole_in_the_callers_name(servers: list[Server]) -> None:
+    async def run() -> None:
+        node = Caller("node", "east", "node-1")
+        items = [request(1), msgspec.structs.replace(request(2), node="node-2"), request(3)]
+        batch = msgspec.json.encode(AllocationBatch(items=items))
+        async with Client([servers[2].url]) as third:
+            client = HttpClient([servers[1].url])
+            try:
+                got = await client.request(
+                    "POST",
+                    "/v1/clusters/east/allocation-batches",
+                    batch,
+                    headers=[(HEADER, node.encode())],
+                )
+            finally:
+                await client.close()
+            answers = opened(msgspec.json.decode(got, type=AllocationAnswers).items, m.Allocation)
+            one, refused, three = answers
+            assert isinstance(refused, Problem)
+            assert refused.code == "forbidden"
+            assert isinstance(one, m.Allocation)
+            assert isinstance(three, m.Allocation)
+            asked = [release(1, one.generation), release(3, three.generation)]
+            freed = await third.release_batch("east", asked)
+            assert freed == [m.Released(released=True, why="released")] * 2
+
+    asyncio.run(run())
+
+
+def test_a_leader_change_in_mid_batch_gives_no_item_twice_and_loses_none(
+    etcd: Etcd, make_server: Make
+) -> None:
+    """The leader is slow to reach etcd, and is killed when a part of the batch is committed."""
+
+    async def run() -> None:
+        async with Proxy(etcd.host, etcd.client_port) as proxy, Store([etcd.url]) as store:
+            first = make_server(proxy.url, name="s1").start()
+            await _declare(first)
+            second = make_server(etcd.url, name="s2").start()
+            await _until(partial(_knows, second))
+            asked = [request(number) for number in range(MAX_ITEMS)]
+            proxy.delay = 0.15
+            async with Client([first.url], 5) as old, Client([second.url], 5) as new:
+                batch = asyncio.create_task(old.allocate_batch("east", asked))
+                async with asyncio.timeout(10):
+                    while not await holders(store, "east"):
+                        await asyncio.sleep(0.01)
+                assert first.end(signal.SIGKILL) == -signal.SIGKILL
+                with pytest.raises(Problem) as unknown:
+                    await batch
+                assert unknown.value.code == "outcome-unknown"
+                proxy.cut()
+                earlier = {
+                    holder.container: (str(index), revision)
+                    for (_, index), (holder, revision) in (await holders(store, "east")).items()
+                }
+                assert 0 < len(earlier) < MAX_ITEMS, "it was in the middle"
+
+                async def repeated() -> list[m.Allocation] | None:
+                    found = await new.allocate_batch("east", asked)
+                    given = [each for each in found if isinstance(each, m.Allocation)]
+                    return given if len(given) == MAX_ITEMS else None
+
+                given = await _until(repeated) or []
+            assert len({each.slot for each in given}) == MAX_ITEMS
+            for one, answer in zip(asked, given, strict=True):
+                now = answer.slot, answer.generation
+                assert earlier.get(one.attachment.container, now) == now
+            stored = await holders(store, "east")
+            assert {
+                (holder.container, str(index), revision)
+                for (_, index), (holder, revision) in stored.items()
+            } == {
+                (one.attachment.container, answer.slot, answer.generation)
+                for one, answer in zip(asked, given, strict=True)
+            }
+
+    asyncio.run(run())
+
+
+async def _knows(server: Server) -> bool:
+    """Whether the server has read the pool."""
+    async with Client([server.url]) as client:
+        return bool(await client.pools("east"))
+
+
 def test_a_server_that_comes_back_follows(servers: list[Server]) -> None:
     assert servers[0].end() == 0
     until(lambda: _leader(servers) is not None, "another leads")
@@ -217,3 +333,60 @@ def test_a_server_that_comes_back_follows(servers: list[Server]) -> None:
     leader = _leader(servers)
     assert leader is not None
     assert leader is not servers[0]
+
+
+def test_a_leader_that_stood_still_for_longer_than_its_lease_loses_only_its_leadership(
+    servers: list[Server],
+) -> None:
+    stalled, other, _ = servers
+
+    async def give(server: Server, *numbers: int) -> list[m.Allocation]:
+        async with Client([server.url], 10) as client:
+            return [await client.allocate("east", request(number)) for number in numbers]
+
+    before = asyncio.run(give(stalled, 1, 2, 3))
+    assert stalled.process is not None
+    stalled.process.send_signal(signal.SIGSTOP)
+    try:
+        until(lambda: _leader(servers[1:]) is not None, "another leads")
+        (between,) = asyncio.run(give(other, 4))
+    finally:
+        stalled.process.send_signal(signal.SIGCONT)
+    # What it had given is its pods' still, it gives nothing twice, and it goes on as a follower.
+    again = asyncio.run(give(stalled, 1, 2, 3, 4, 5))
+    assert [answer.generation for answer in again[:4]] == [
+        *(answer.generation for answer in before),
+        between.generation,
+    ]
+    assert len({answer.slot for answer in again}) == 5
+    until(lambda: _follows(stalled), "it follows")
+    assert stalled.running
+    assert not [line for line in stalled.log if line["level"] in ("error", "critical")]
+
+
+def test_a_server_alone_that_stood_still_leads_again_by_itself(
+    etcd: Etcd, make_server: Make
+) -> None:
+    server = make_server(etcd.url, leader_ttl=2).start()
+    asyncio.run(_declare(server))
+
+    async def give(number: int) -> m.Allocation:
+        async with Client([server.url], 10) as client:
+            return await client.allocate("east", request(number))
+
+    before = asyncio.run(give(1))
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
+    time.sleep(3)
+    server.process.send_signal(signal.SIGCONT)
+
+    def served() -> bool:
+        try:
+            return asyncio.run(give(2)).slot != before.slot
+        except Problem as problem:
+            assert problem.again, problem
+            return False
+
+    until(served, "it gives addresses again")
+    assert asyncio.run(give(1)).generation == before.generation
+    assert server.running

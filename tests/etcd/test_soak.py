@@ -4,13 +4,18 @@ rule."""
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
+from lab import probe
 from soak import course
 from soak.__main__ import explained
 from soak.checker import check
 from soak.history import History
+from soak.links import laid
 from soak.verdicts import summary
 
 
@@ -30,13 +35,52 @@ def soaked(history: History, folder: Path, **how: object) -> list[str]:
 def test_no_address_is_given_twice_lost_or_leaked_while_servers_etcd_and_links_fail(
     tmp_path: Path,
 ) -> None:
-    history = course.new_history(seed=20, minutes=0.75)
+    history = course.new_history(seed=20, minutes=0.4)
     assert soaked(history, tmp_path) == [], f"the whole history is in {tmp_path}"
     outcomes = Counter((each.kind, each.outcome) for each in history.operations)
     assert outcomes["allocate", "ok"] > 300
     assert outcomes["release", "ok"] > 300
-    assert len(history.faults) >= 10
+    assert outcomes["report", "ok"] > 50
+    assert outcomes["reshape", "ok"] >= 3
+    assert len(history.faults) >= 8
     assert len(history.looks) >= 8
+    moved = {"flex", "inner", "kept"}
+    sizes = {(pool.name, pool.size) for look in history.looks for pool in look.pools}
+    assert all(len({size for name, size in sizes if name == each}) > 1 for each in moved)
+    assert sum(look.findings is not None for look in history.looks) == 2
+
+
+def test_a_pulled_cable_loses_what_is_sent_until_it_is_plugged_in_again() -> None:
+    if reason := probe.kernel().no_namespaces:
+        pytest.skip(f"network namespaces: {reason}")
+    before = Path("/proc/thread-self/ns/net").readlink()
+    with laid(["s1", "etcd-a"]) as (links, _):
+        assert links is not None
+        assert course.where(links, "").startswith("in network namespaces of its own")
+        address = links.address("etcd-a")
+        with links.inside("etcd-a"):
+            listening = socket.create_server((address, 0))
+        with links.inside("s1"):
+            near = socket.create_connection(listening.getsockname(), 5)
+        far, (host, _port) = listening.accept()
+        assert links.name_of(host) == "s1"
+        with listening, near, far:
+            links.pull("etcd-a")
+            near.send(b"x")
+            far.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                far.recv(1)
+            links.plug()
+            far.settimeout(10)
+            assert far.recv(1) == b"x"
+    assert Path("/proc/thread-self/ns/net").readlink() == before
+
+
+def test_without_root_it_runs_on_loopback_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "kernel", lambda: probe.Kernel("not root", "not root"))
+    with laid(["s1"]) as (links, reason):
+        assert links is None
+        assert course.where(links, reason).startswith("on loopback, with proxies (not root")
 
 
 def test_a_server_that_frees_what_was_given_again_is_caught(tmp_path: Path) -> None:

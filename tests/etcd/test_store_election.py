@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import pairwise
 
 import pytest
+from pyetcd.etcdrpc import rpc_pb2 as pb
 
 from lab.etcd import Etcd
 from lab.proxy import Proxy
-from statestore import Delete, Leader, Leadership, OutcomeUnknown, Put, Store, Txn, TxnResult
+from statestore import (
+    Delete,
+    Leader,
+    Leadership,
+    OutcomeUnknown,
+    Put,
+    Store,
+    Txn,
+    TxnResult,
+    leases,
+)
+from statestore.connections import Endpoint, Unary
 
 
 def test_a_lease_lives_longer_than_its_time_and_ends_when_it_is_left(
@@ -26,6 +39,31 @@ def test_a_lease_lives_longer_than_its_time_and_ends_when_it_is_left(
             assert await store.get(prefix) is None
 
     asyncio.run(scenario())
+
+
+def test_a_lease_is_renewed_each_third_of_its_time(
+    shared_etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewed: list[float] = []
+    keep_alive = leases._keep_alive
+
+    def noted(endpoint: Endpoint) -> Unary[pb.LeaseKeepAliveResponse]:
+        renewed.append(time.monotonic())
+        return keep_alive(endpoint)
+
+    monkeypatch.setattr(leases, "_keep_alive", noted)
+
+    async def scenario() -> None:
+        async with Store([shared_etcd.url]) as store, await store.lease(2) as lease:
+            assert lease.ttl == 2
+            async with asyncio.timeout(10):
+                while len(renewed) < 5:
+                    await asyncio.sleep(0.05)
+
+    asyncio.run(scenario())
+    # Two may fail before the lease is over.
+    gaps = sorted(later - sooner for sooner, later in pairwise(renewed))
+    assert 0.6 < gaps[len(gaps) // 2] < 1.0
 
 
 def test_a_revoked_lease_is_known_to_be_lost(shared_etcd: Etcd) -> None:

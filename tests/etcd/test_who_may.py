@@ -19,6 +19,7 @@ from lab.etcd import Etcd
 from lab.server import Server, until
 from netspace import messages as m
 from netspace.callers import Caller, enter
+from netspace.http_client import HttpClient
 from netspace.problems import Problem
 from netspace.tls import Tls
 from netspacectl.app import App
@@ -126,6 +127,27 @@ async def refused(awaitable: Any) -> Problem:
     with pytest.raises(Problem) as caught:
         await awaitable
     return caught.value
+
+
+def test_a_monitor_reads_the_metrics_and_whether_the_server_is_ready_and_nothing_else(
+    world: World,
+) -> None:
+    world.certs("monitor", "prometheus")
+
+    async def run() -> None:
+        client = HttpClient([world.url], tls=world.tls("monitor-prometheus"))
+        try:
+            text = await client.request("GET", "/metrics")
+            assert b"netspace_tls_certificate_expires_timestamp_seconds" in text
+            assert await client.request("GET", "/readyz") == b"ok\n"
+            for path in ("/v1/clusters", "/v1/status", "/v1/clusters/east/pools"):
+                with pytest.raises(Problem) as caught:
+                    await client.request("GET", path)
+                assert caught.value.code == "forbidden"
+        finally:
+            await client.close()
+
+    asyncio.run(run())
 
 
 def test_certificates_of_the_command_let_everybody_in_as_what_they_are(world: World) -> None:

@@ -37,7 +37,6 @@ from tests.nodes import (
     declare,
     default_pool,
     dual_stack,
-    ipam_server,
     links,
     netns_path,
     pod_args,
@@ -45,13 +44,7 @@ from tests.nodes import (
 )
 from tests.wires import Tap, namespaces, wire
 
-_clusters = count(1)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IpamServer]:
-    with ipam_server(tmp_path_factory.mktemp("server")) as running:
-        yield running
+_clusters = count(2)
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,9 @@ import pytest
 
 from hostnet import get_link, run_in
 from lab import programs
-from tests.nodes import (
-    IpamServer,
-    Node,
-    declare,
-    default_pool,
-    dual_stack,
-    ipam_server,
-    links,
-    pod_args,
-    used,
-)
-from tests.wires import namespaces, wire
-
-CLUSTER = "cluster-1"
+from tests.node_fixtures import CLUSTER
+from tests.nodes import IpamServer, Node, links, pod_args, used
+from tests.wires import namespaces
 
 
 @pytest.fixture(scope="module")
@@ -32,25 +20,6 @@ def reference() -> Path:
     if folder is None:
         pytest.skip("needs the reference CNI plugins: ./run setup brings them")
     return folder
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IpamServer]:
-    with ipam_server(tmp_path_factory.mktemp("server")) as running:
-        declare(
-            running,
-            CLUSTER,
-            dual_stack(1),
-            default_pool(),
-        )
-        yield running
-
-
-@pytest.fixture
-def node(server: IpamServer, tmp_path: Path) -> Iterator[Node]:
-    with namespaces(2) as (host, other):
-        wire(host, "up0", other, "far0")
-        yield Node(host, tmp_path, CLUSTER, server.url)
 
 
 @pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0"])

@@ -2,47 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from cni_plugins import add
 from cni_plugins.results import Result
 from hostnet import Netns, Observer
-from tests.nodes import (
-    IpamServer,
-    Node,
-    declare,
-    default_pool,
-    dual_stack,
-    ipam_server,
-    links,
-    pod_args,
-    used,
-)
-from tests.wires import InjectedError, fail_after, namespaces, wire
-
-CLUSTER = "cluster-1"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IpamServer]:
-    with ipam_server(tmp_path_factory.mktemp("server")) as running:
-        declare(
-            running,
-            CLUSTER,
-            dual_stack(1),
-            default_pool(),
-        )
-        yield running
-
-
-@pytest.fixture
-def node(server: IpamServer, tmp_path: Path) -> Iterator[Node]:
-    with namespaces(2) as (host, other):
-        wire(host, "up0", other, "far0")
-        yield Node(host, tmp_path, CLUSTER, server.url)
+from tests.node_fixtures import CLUSTER
+from tests.nodes import IpamServer, Node, links, pod_args, used
+from tests.wires import InjectedError, fail_after, namespaces
 
 
 def added(node: Node, pod: Netns, observer: Observer | None, step: Observer) -> Result:

@@ -18,32 +18,11 @@ from cni_plugins.delete import delete
 from cni_plugins.results import Result
 from hostnet import Kernel, Netns, Observer, bond_state, delete_link, ensure_vlan, get_link, run_in
 from ipam_server.client import Client
-from tests.nodes import (
-    IpamServer,
-    Node,
-    declare,
-    default_pool,
-    dual_stack,
-    ipam_server,
-    links,
-    pod_args,
-    used,
-)
+from tests.node_fixtures import CLUSTER
+from tests.nodes import IpamServer, Node, dual_stack, links, pod_args, used
 from tests.wires import InjectedError, Tap, fail_after, namespaces, wire
 
-CLUSTER = "cluster-1"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IpamServer]:
-    with ipam_server(tmp_path_factory.mktemp("server")) as running:
-        declare(
-            running,
-            CLUSTER,
-            dual_stack(1, parent="bond0", vlan=910),
-            default_pool(),
-        )
-        yield running
+NETWORK = dual_stack(1, parent="bond0", vlan=910)
 
 
 class Lab:

@@ -90,24 +90,32 @@ class Model:
         ]
         return self.networks[network].usable.difference(*tops)
 
-    def block(self, name: str, now: int) -> tuple[int, set[int]]:
-        """By how many slots an elastic pool grows now, and which ones it may be."""
+    def block(
+        self, name: str, now: int, wanted: int = 1, inner: tuple[ModelPool, ...] = ()
+    ) -> tuple[int, set[int]]:
+        """By how many slots an elastic pool grows now, and which ones it may be; where the pool
+        around it has none, those by which that one grows."""
         pool = self.pools[name]
         if pool.bounds is None:
             return 0, set()
         _, maximum, step = pool.bounds
+        count = max(0, min(max(step, wanted), maximum - len(pool.indices)))
         open_ = set()
         for index in self.carvable(pool.network, pool.parent):
             slot = (pool.network, index)
             past = self.past.get(slot)
-            rests = past is not None and (
-                past.at + pool.cooldown > now
-                or (past.name is not None and past.at + pool.retention > now)
+            rests = past is not None and any(
+                past.at + each.cooldown > now
+                or (past.name is not None and past.at + each.retention > now)
+                for each in (pool, *inner)
             )
             taken = slot in self.held or slot in self.flying
             if not taken and not rests and not self.cooling(slot, now):
                 open_.add(index)
-        return max(0, min(step, maximum - len(pool.indices), len(open_))), open_
+        if count and not open_ and pool.parent is not None:
+            outer, open_ = self.block(pool.parent, now, count, (pool, *inner))
+            return min(count, outer), open_
+        return min(count, len(open_)), open_
 
     def remember(self, slot: Slot, past: Past | Tenant) -> None:
         """Somebody else has the slot now."""

@@ -143,12 +143,12 @@ class World:
         return record
 
     def add_pool(self, new: NewPool) -> PoolRecord:
-        record = pool_rules.carve(self.state, new)
+        record = pool_rules.carve(self.state, new, self.now)
         self.put(self.keys.pool(new.name), encode(record))
         return record
 
     def grow(self, name: str, asked: ResizePool) -> PoolRecord:
-        return self.rewrite(name, pool_rules.grow(self.state, self.pool(name), asked))
+        return self.rewrite(name, pool_rules.grow(self.state, self.pool(name), asked, self.now))
 
     def shrink(self, name: str, asked: ResizePool) -> PoolRecord:
         return self.rewrite(name, pool_rules.shrink(self.state, self.pool(name), asked, self.now))
@@ -246,6 +246,7 @@ def summary(state: ClusterState) -> dict[str, Any]:
         },
         "strays": state.strays,
         "buried": state.buried,
+        "disputed": state.disputed,
     }  # fmt: skip
 
 

@@ -9,29 +9,37 @@ from typing import Any
 from soak import ground
 from soak.history import (
     Answer,
+    Freed,
     History,
     Kind,
+    Live,
     Look,
     Operation,
     Outcome,
     Setting,
     StoredAttachment,
+    StoredPool,
     StoredSlot,
 )
 
 
 @dataclass(frozen=True)
 class Place:
-    """A slot at a generation."""
+    """A slot at a generation; `pool` where it lies in one that moves."""
 
     network: str
     slot: int
     generation: int
+    pool: str = ""
+
+    @property
+    def owner(self) -> ground.Pool | None:
+        return ground.BY_NAME.get(self.pool) or ground.owner(self.network, self.slot)
 
 
 def answer(place: Place, how: str = "never", **changes: Any) -> Answer:
     """What a correct server answers for a place, with changes."""
-    owner = ground.owner(place.network, place.slot)
+    owner = place.owner
     assert owner is not None
     ipv4, ipv6 = owner.network.address(place.slot)
     fields: dict[str, Any] = {
@@ -62,14 +70,13 @@ class Scene(History):
 
     def asks(self, kind: Kind, container: str, claim: str = "1", **asked: Any) -> Operation:
         """An operation begins."""
-        fields = {"pool": "tiny", "namespace": "red", "node": "n1"} | asked
+        fields = {"ifname": "eth0", "pool": "tiny", "namespace": "red", "node": "n1"} | asked
         return self.begin(
             Operation(
                 number=0,
                 client=0,
                 kind=kind,
                 container=container,
-                ifname="eth0",
                 claim=claim,
                 invoked=0,
                 began=0,
@@ -97,6 +104,26 @@ class Scene(History):
     def frees(self, container: str, claim: str = "1", released: bool = True) -> Operation:
         return self.does("release", container, claim, "ok", Answer(released=released))
 
+    def reports(self, node: str, *alive: str, seen: int = 1000, outcome: Outcome = "ok") -> None:
+        """A node says which containers are alive on it, having seen a revision."""
+        live = tuple(Live(container, "eth0", 0) for container in alive)
+        asked: dict[str, Any] = {"claim": "", "node": node, "live": live, "seen": seen}
+        self.does("report", "", outcome=outcome, **asked)
+
+    def reclaims(self, *gone: tuple[str, Place]) -> None:
+        """A round of reclaiming and what it freed."""
+        freed = tuple(
+            Freed(place.network, str(place.slot), place.generation, container, "eth0")
+            for container, place in gone
+        )
+        self.does("reclaim", "", claim="", freed=freed)
+
+    def lays(self, *pools: StoredPool, held: tuple[tuple[str, Place], ...] = ()) -> Look:
+        """A look at where pools lie."""
+        look = self.sees(*held)
+        look.pools = pools
+        return look
+
     def sees(
         self,
         *held: tuple[str, Place],
@@ -119,7 +146,7 @@ class Scene(History):
         invoked, began = self.tick(), self.seconds()
         slots = []
         for container, claim, place in held:
-            owner = ground.owner(place.network, place.slot)
+            owner = place.owner
             slots.append(
                 StoredSlot(
                     network=place.network,
@@ -152,6 +179,15 @@ class Scene(History):
         )
         self.looks.append(look)
         return look
+
+
+def lying(name: str, *ranges: tuple[int, int], needs: int = 0) -> StoredPool:
+    """A pool of the soak at these slots."""
+    pool = ground.BY_NAME[name]
+    spans = tuple((str(first), str(last)) for first, last in ranges)
+    return StoredPool(
+        name=name, network=pool.network.name, parent=pool.parent, ranges=spans, needs=needs
+    )
 
 
 @dataclass

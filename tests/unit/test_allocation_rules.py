@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -99,7 +100,7 @@ class Allocation(RuleBasedStateMachine):
         self.flying: list[tuple[Change, Slot, Tenant | Past]] = []
         self.ever: list[tuple[Slot, Held]] = []
         self.claims = 0
-        self.blocks: dict[Slot, tuple[str, set[int]]] = {}
+        self.blocks: dict[Slot, list[tuple[str, set[int]]]] = {}
 
     @initialize()
     def begin(self) -> None:
@@ -250,7 +251,11 @@ class Allocation(RuleBasedStateMachine):
         assert choice.slot[1] in block <= open_ and len(block) == count
         never = {i for i in block if (choice.slot[0], i) not in self.model.past}
         assert (choice.slot[1] in never) == bool(never) == (choice.how == "never")
-        self.blocks[choice.slot] = (name, block)
+        levels = [(level.pool, set(level.block)) for level in choice.grown.levels]
+        for (inner, gained), (outer, around) in pairwise(levels):
+            assert self.model.pools[inner].parent == outer
+            assert gained <= around | self.model.pools[outer].indices
+        self.blocks[choice.slot] = levels
         self.model.resizing.add(choice.slot[0])
 
     def _check_answer(self, choice: Choice, request: AllocateRequest, expected: Expected) -> None:
@@ -265,7 +270,17 @@ class Allocation(RuleBasedStateMachine):
     @precondition(lambda self: self.model.held)
     @rule(
         data=st.data(),
-        by=st.sampled_from(["generation", "claim", "older", "newer", "other claim", "other node"]),
+        by=st.sampled_from(
+            [
+                "generation",
+                "claim",
+                "claim of a lost generation",
+                "older",
+                "newer",
+                "other claim",
+                "other node",
+            ]
+        ),
         end=st.sampled_from(["commit", "commit", "commit", "fly", "abandon"]),
     )
     def release(self, data: st.DataObject, by: str, end: str) -> None:
@@ -273,19 +288,20 @@ class Allocation(RuleBasedStateMachine):
         tenant = self.model.held[slot]
         if not tenant.container:
             return
-        shift = {"older": -1, "newer": 1}.get(by, 0)
+        shift = {"older": -1, "newer": 1, "claim of a lost generation": 1}.get(by, 0)
         by_claim = by in ("claim", "other claim")
         request = ReleaseRequest(
             attachment=AttachmentId(container=tenant.container, ifname="eth0"),
             node="node-0" if by == "other node" else tenant.node,
-            claim=self._claim() if by == "other claim" else tenant.claim,
+            claim=self._claim() if by in ("other claim", "older", "newer") else tenant.claim,
             generation=None if by_claim else tenant.generation + shift,
         )
         assert self.world.state.attachments[(tenant.container, "eth0")] == slot
         if slot in self.model.flying:
             return
         refused = _not_held(self.world.state.held(slot), request)
-        assert (refused is None) == (by in ("generation", "claim")), refused
+        mine = ("generation", "claim", "claim of a lost generation")
+        assert (refused is None) == (by in mine), refused
         if refused is None:
             self._free(slot, end)
 
@@ -344,7 +360,7 @@ class Allocation(RuleBasedStateMachine):
 
     def _end(self, change: Change, slot: Slot, new: Tenant | Past, end: str) -> None:
         self.world.begin(change)
-        self.model.flying.add(slot)
+        self.model.flying.update(change.slots)
         if end == "fly":
             self.flying.append((change, slot, new))
         elif end == "commit":
@@ -356,7 +372,7 @@ class Allocation(RuleBasedStateMachine):
 
     def _abandon(self, change: Change, slot: Slot) -> None:
         self.world.abandon(change)
-        self.model.flying.discard(slot)
+        self.model.flying.difference_update(change.slots)
         if self.blocks.pop(slot, None):
             self.model.resizing.discard(slot[0])
 
@@ -372,12 +388,12 @@ class Allocation(RuleBasedStateMachine):
             keys |= written
         revisions = self.world.commit(*(change for change, _, _ in batch))
         assert set(revisions) == {self.world.revision}
-        for (_, slot, new), revision in zip(batch, revisions, strict=True):
+        for (change, slot, new), revision in zip(batch, revisions, strict=True):
             assert revision is not None
-            self.model.flying.discard(slot)
+            self.model.flying.difference_update(change.slots)
             if slot in self.blocks:
-                name, block = self.blocks.pop(slot)
-                self.model.pools[name].indices |= block
+                for name, block in self.blocks.pop(slot):
+                    self.model.pools[name].indices |= block
                 self.model.resizing.discard(slot[0])
             if isinstance(new, Tenant):
                 before = self.model.past.pop(slot, None) or self.model.held.get(slot)

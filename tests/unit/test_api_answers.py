@@ -8,20 +8,25 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import jsonschema
 import msgspec
 import pytest
 from openapi_spec_validator import validate
 
-from ipam_server.api import PARAMETERS, ROUTES, Backend, describe, make_application
+from ipam_server.api import PARAMETERS, ROUTES, describe
 from netspace import messages as m
+from netspace.batches import (
+    AllocationAnswers,
+    AllocationBatch,
+    ReleaseAnswers,
+    ReleaseBatch,
+    sealed,
+)
 from netspace.http_routes import Route
 from netspace.http_server import Limits
 from netspace.problems import Problem
 from netspace.upkeep import (
     AttachmentsReport,
-    Candidate,
     Finding,
     Inspection,
     Mended,
@@ -30,6 +35,7 @@ from netspace.upkeep import (
     Repair,
 )
 from tests.api_double import ALLOCATE, ALLOCATION, NETWORK_VIEW, RELEASED, Answer, serving
+from tests.unit.upkeep_samples import CANDIDATE
 
 C = "/v1/clusters/east"
 JSON = {"Content-Type": "application/json"}
@@ -116,36 +122,22 @@ INSPECTION = Inspection(
 RECLAIMED = Reclaimed(
     grace=300,
     freed=[],
-    left=[
-        Candidate(
-            network="red",
-            slot="7",
-            ipv4="10.0.0.7",
-            ipv6=None,
-            node="n1",
-            namespace="a",
-            pod="p",
-            container="c",
-            ifname="eth0",
-            generation=3,
-            since=1.5,
-            last=0.5,
-            proved=False,
-            lacks="another report",
-        )
-    ],
+    left=[CANDIDATE],
 )
 MENDED = Mended(code="clock", keys=["k"], what="w", done=True)
+TAKEN = Problem("address-taken", "it is taken", retry_after=1.5)
 
 ANSWERS: dict[str, Any] = {
-    "inspect": INSPECTION,
+    "inspection": INSPECTION,
     "node_attachments": NodeAttachments(node="n1", revision=9, held=2, missing=1),
     "report_attachments": NodeAttachments(node="n1", revision=9, held=2, missing=1),
     "reclaimable": RECLAIMED,
     "reclaim": RECLAIMED,
-    "repair": Repair(mended=[MENDED], left=INSPECTION),
+    "repairing": Repair(mended=[MENDED], left=INSPECTION),
     "own_status": SERVER_STATUS,
     "allocate": ALLOCATION,
+    "allocate_batch": AllocationAnswers(items=sealed([ALLOCATION, TAKEN])),
+    "release_batch": ReleaseAnswers(items=sealed([TAKEN, RELEASED])),
     "held": ALLOCATION,
     "release": RELEASED,
     "operator_release": RELEASED,
@@ -191,6 +183,8 @@ BODIES: dict[Any, m.Request] = {
     m.ReleaseRequest: m.ReleaseRequest(
         attachment=ALLOCATE.attachment, claim=ALLOCATE.claim, node="n1", generation=7
     ),
+    AllocationBatch: AllocationBatch(items=[ALLOCATE]),
+    ReleaseBatch: ReleaseBatch(items=[]),
     m.NewNetwork: m.NewNetwork(name="blue", vlan=910, ipv4="10.9.0.0/24"),
     m.ChangeNetwork: m.ChangeNetwork(vlan=None),
     m.NewPool: m.NewPool(name="tenant-a", kind="netspace", network="blue", size="64"),
@@ -248,12 +242,7 @@ def test_the_description_is_valid_openapi() -> None:
 
 
 def test_every_route_is_described_and_nothing_else() -> None:
-    app = make_application(Backend(), Limits())
-    served = {
-        (route.method, route.resource.canonical)
-        for route in app.router.routes()
-        if route.resource is not None and route.method != "HEAD"
-    }
+    served = {(route.method, route.path) for route in ROUTES}
     described = {
         (method.upper(), path)
         for path, operations in DOCUMENT["paths"].items()
@@ -339,12 +328,12 @@ def test_a_failure_of_the_server_is_logged_under_the_id_the_caller_gets(
         answer = one(tmp_path, ZeroDivisionError("the secret reason"))
     assert answer.status == 500
     assert answer.code == "internal"
-    [record] = [record for record in caplog.records if record.name == "netspace.http_server"]
+    [record] = [record for record in caplog.records if record.name == "netspace.http_application"]
     assert vars(record)["id"] in answer.json["do"]
     assert record.exc_info
     assert b"secret" not in answer.body
     assert b"Traceback" not in answer.body
-    assert "aiohttp" not in answer.headers["Server"]
+    assert answer.headers["Server"] == "netspace"
 
 
 def test_a_change_that_takes_too_long_is_of_unknown_outcome(tmp_path: Path) -> None:
@@ -473,33 +462,12 @@ def test_not_ready_says_what_is_missing(tmp_path: Path, status: m.Status, why: s
     assert why in answer.json["detail"]
 
 
-def test_metrics_count_requests_by_route_and_show_the_use_of_pools(tmp_path: Path) -> None:
-    class Service:
-        name = "east"
-        reclaim_candidates = 3
-        reclaimed = 5
-
-        async def status(self) -> m.ClusterStatus:
-            return CLUSTER_STATUS
-
-        async def pools(self) -> list[m.Pool]:
-            return [POOL]
-
-    class Away:
-        name = "west"
-
-        @property
-        def reclaim_candidates(self) -> int:
-            raise Problem("state-unavailable", "etcd is away")
-
-        async def status(self) -> m.ClusterStatus:
-            raise Problem("state-unavailable", "etcd is away")
-
+def test_metrics_count_requests_by_route_and_problems_by_code(tmp_path: Path) -> None:
     async def run() -> str:
         async with serving(tmp_path, {"pools": []}) as api:
-            api.double.services = (Service(), Away())
             await api.ask("GET", f"{C}/pools")
             await api.ask("GET", "/v1/clusters/west/pools")
+            await api.ask("GET", "/v1/clusters/EAST/pools")
             await api.ask("GET", "/nowhere")
             await api.ask("DELETE", "/v1/status")
             return (await api.ask("GET", "/metrics")).body.decode()
@@ -507,15 +475,16 @@ def test_metrics_count_requests_by_route_and_show_the_use_of_pools(tmp_path: Pat
     lines = asyncio.run(run()).splitlines()
     route = 'method="GET",route="/v1/clusters/{cluster}/pools"'
     assert f'netspace_http_requests_total{{{route},status="200"}} 2.0' in lines
-    assert 'netspace_reclaim_candidates{cluster="east"} 3.0' in lines
-    assert 'netspace_reclaimed_addresses_total{cluster="east"} 5.0' in lines
-    assert f"netspace_http_request_seconds_count{{{route}}} 2.0" in lines
+    assert f'netspace_http_requests_total{{{route},status="422"}} 1.0' in lines
+    assert f"netspace_http_request_duration_seconds_count{{{route}}} 3.0" in lines
     assert 'netspace_http_requests_total{method="other",route="none",status="404"} 1.0' in lines
     assert 'netspace_http_requests_total{method="other",route="none",status="405"} 1.0' in lines
-    pool = 'cluster="east",kind="netspace",pool="tenant-a"'
-    assert f'netspace_pool_addresses{{{pool},state="used"}} 3.0' in lines
-    assert f'netspace_pool_addresses{{{pool},state="free"}} 60.0' in lines
-    assert 'netspace_cluster_leading{cluster="east"} 1.0' in lines
+    for of, code in (
+        (route, "invalid"),
+        ('method="other",route="none"', "not-found"),
+        ('method="other",route="none"', "method-not-allowed"),
+    ):
+        assert f'netspace_http_problems_total{{code="{code}",{of}}} 1.0' in lines
     assert all(line.startswith(("#", "netspace_")) for line in lines)
 
 
@@ -535,7 +504,7 @@ def test_stopping_lets_requests_finish_and_takes_no_new_ones(tmp_path: Path) -> 
             assert (await request).status == 200
             await stopping
             assert not api.socket.exists()
-            with pytest.raises(aiohttp.ClientConnectionError):
+            with pytest.raises(OSError):
                 await api.ask("GET", "/healthz")
 
     asyncio.run(run())

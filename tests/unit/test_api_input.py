@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ipam_server.api import ROUTES
 from ipam_server.views import AddressFilter
 from netspace import messages as m
-from netspace.http_routes import decode
+from netspace.http_inputs import decode
 from netspace.http_server import Limits
 from netspace.problems import Problem
 from tests.api_double import ALLOCATE, ALLOCATION, Answer, serving
@@ -119,13 +119,8 @@ def test_the_character_set_may_be_named(tmp_path: Path) -> None:
 
 
 def test_a_chunked_body_has_the_same_limit(tmp_path: Path) -> None:
-    async def chunks() -> Any:
-        for _ in range(40):
-            yield b" " * 2048
-
-    assert ask(tmp_path, "POST", f"{C}/allocations", data=chunks(), headers=JSON).code == (
-        "too-large"
-    )
+    chunks = [b" " * 2048] * 40
+    assert ask(tmp_path, "POST", f"{C}/allocations", data=chunks, headers=JSON).code == "too-large"
 
 
 def test_a_body_where_none_belongs_is_refused(tmp_path: Path) -> None:
@@ -208,30 +203,6 @@ def test_filters_reach_the_service_as_they_were_written(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_bytes_that_are_no_http_get_a_problem_too(tmp_path: Path) -> None:
-    async def run() -> list[bytes]:
-        answers = []
-        async with serving(tmp_path, limits=Limits(header=1024)) as api:
-            for data in (
-                b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
-                b"GARBAGE\r\n\r\n",
-                b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 5000 + b"\r\n\r\n",
-                b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
-                b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n",
-            ):
-                reader, writer = await asyncio.open_unix_connection(str(api.socket))
-                writer.write(data)
-                answers.append(await asyncio.wait_for(reader.read(), 5))
-                writer.close()
-        return answers
-
-    for answer in asyncio.run(run()):
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 400") or head.startswith(b"HTTP/1.0 400")
-        assert b"application/problem+json" in head
-        assert json.loads(body)["code"] == "bad-request"
-
-
 def test_a_body_that_never_comes_ends_with_the_time_limit(tmp_path: Path) -> None:
     async def run() -> bytes:
         async with serving(tmp_path, limits=Limits(timeout=0.2)) as api:
@@ -246,7 +217,7 @@ def test_a_body_that_never_comes_ends_with_the_time_limit(tmp_path: Path) -> Non
             return answer
 
     answer = asyncio.run(run())
-    assert b"HTTP/1.1 400" in answer
+    assert b"HTTP/1.1 408" in answer
     assert b"did not arrive" in answer
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -25,11 +24,6 @@ from tests.unit.cni_bench import (
     invocation,
 )
 from tests.unit.cni_doubles import CONTAINER, NETNS, InjectedError, network_view
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
 
 
 def test_add_gives_the_slots_addresses_on_the_networks_vlan(bench: Bench) -> None:

@@ -21,13 +21,7 @@ from tests.unit.cni_bench import (
     fail_at,
     invocation,
 )
-from tests.unit.cni_doubles import CONTAINER, NETNS, InjectedError
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
-
+from tests.unit.cni_doubles import CONTAINER, NETNS, InjectedError, MemoryIpam
 
 # Repeats and claims
 
@@ -80,6 +74,26 @@ def test_an_add_does_the_pending_release_of_its_attachment_first(bench: Bench) -
     assert new != old, "a release of the old claim that arrives late must free nothing"
     assert asyncio.run(replay_pending(bench.host(), most=9, within=5)) == (0, 0)
     assert bench.ipam.holders
+
+
+def test_a_journal_replayed_after_the_address_was_given_again_frees_nothing(
+    tmp_path: Path,
+) -> None:
+    """A node with one address: its release was done, but the answer to it was lost."""
+    bench = Bench(tmp_path, MemoryIpam(size=1))
+    first = added(bench)
+    bench.ipam.lose["release"] = LOST
+    deleted(bench)
+    bench.ipam.lose = {}
+    assert not bench.ipam.holders
+    args = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-1;K8S_POD_UID=u2"
+    second = added(bench, container="second", netns="/var/run/netns/second", args=args)
+    assert second.ips == first.ips, "the address was given again"
+    held = dict(bench.ipam.holders)
+    assert asyncio.run(replay_pending(bench.host(), most=9, within=5)) == (1, 0)
+    assert bench.ipam.holders == held
+    assert list(bench.wiring.links) == [("/var/run/netns/second", "eth0")]
+    assert bench.records.load(Key(CONTAINER, "eth0")) is None
 
 
 def test_a_claim_that_was_released_meanwhile_is_replaced(bench: Bench) -> None:

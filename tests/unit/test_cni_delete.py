@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,6 +16,7 @@ from cni_plugins.operations import operate
 from cni_plugins.protocol import CniError
 from cni_plugins.records import Key
 from cni_plugins.results import Result
+from netspace.problems import Problem
 from tests.unit.cni_bench import (
     AWAY,
     EVERYTHING_GOES,
@@ -29,12 +29,6 @@ from tests.unit.cni_bench import (
     prev_result,
 )
 from tests.unit.cni_doubles import CONTAINER, NETNS, InjectedError
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
-
 
 # DEL
 
@@ -54,9 +48,12 @@ def test_del_of_what_never_was_succeeds(bench: Bench) -> None:
     assert bench.nothing_left()
 
 
-def test_del_with_the_server_away_succeeds_and_keeps_the_release(bench: Bench) -> None:
+@pytest.mark.parametrize("code", ["unavailable", "state-full", "state-unavailable", "not-leader"])
+def test_del_with_the_server_away_or_its_store_full_succeeds_and_keeps_the_release(
+    bench: Bench, code: str
+) -> None:
     added(bench)
-    bench.ipam.refuse["release"] = AWAY
+    bench.ipam.refuse["release"] = Problem(code, "not now")
     deleted(bench)
     assert not bench.wiring.links
     record = bench.records.load(Key(CONTAINER, "eth0"))
@@ -67,6 +64,23 @@ def test_del_with_the_server_away_succeeds_and_keeps_the_release(bench: Bench) -
     assert asyncio.run(replay_pending(bench.host(), most=9, within=5)) == (1, 0)
     assert not bench.ipam.holders
     assert bench.files() == []
+
+
+def test_a_release_that_is_refused_is_reported_stays_pending_and_leaks_nothing(
+    bench: Bench,
+) -> None:
+    added(bench)
+    bench.ipam.refuse["release"] = Problem("forbidden", "the node is another cluster's")
+    for _ in range(2):
+        error = error_of(lambda: deleted(bench))
+        assert error.code == 120
+        assert "the node is another cluster's" in str(error)
+        record = bench.records.load(Key(CONTAINER, "eth0"))
+        assert record is not None and record.pending and record.claim is not None
+        assert not bench.wiring.links
+    bench.ipam.refuse = {}
+    deleted(bench)
+    assert bench.ipam.holders == {} and bench.files() == []
 
 
 def test_del_gives_the_address_back_where_the_interface_cannot_be_removed(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -38,6 +39,27 @@ def generation(bench: Bench) -> int:
 
 def test_an_interface_that_is_there_lives_with_its_generation(bench: Bench) -> None:
     assert live(bench) == [(CONTAINER, "eth0", generation(bench))]
+
+
+def test_it_is_told_with_all_that_a_restored_server_needs_to_know_it_again(bench: Bench) -> None:
+    (found,) = asyncio.run(live_attachments(bench.host()))
+    record = bench.records.load(KEY)
+    assert record is not None and found.holding is not None
+    said = found.holding
+    assert (said.claim, said.pod, said.pool) == (record.claim, record.pod, "default")
+    assert (said.network, said.slot, said.ipv4, said.ipv6) == ("net", "2", "10.9.0.2", "fd00:9::2")
+
+
+@pytest.mark.parametrize("state", ["adding", "releasing"])
+def test_of_what_comes_or_goes_nothing_is_told_that_could_bring_it_back(
+    bench: Bench, state: Literal["adding", "releasing"]
+) -> None:
+    record = bench.records.load(KEY)
+    assert record is not None
+    record.state = state
+    bench.records.save(record)
+    (found,) = asyncio.run(live_attachments(bench.host()))
+    assert found.holding is None
 
 
 def test_an_interface_that_went_with_its_sandbox_does_not(bench: Bench) -> None:

@@ -286,7 +286,7 @@ def scale(world: World, **asked: Any) -> None:
     """What a change of the pool's replicas does at once."""
     pool = world.pool("db")
     record = pools.change(world.state, pool, ChangePool(**asked))
-    world.rewrite("db", elastic.sized(world.state, pool, record, world.now))
+    world.do(resizing(world.keys, elastic.sized(world.state, pool, record, world.now)))
 
 
 def give_back(world: World) -> None:
@@ -363,6 +363,6 @@ def test_only_an_applications_pool_has_replicas_and_then_no_size_of_its_own() ->
     world = for_an_application()
     scale(world, replicas=3)
     with pytest.raises(Problem, match="follows the 3 replicas"):
-        pools.grow(world.state, world.pool("db"), ResizePool(size="1"))
+        pools.grow(world.state, world.pool("db"), ResizePool(size="1"), 0)
     with pytest.raises(Problem, match="follows the 3 replicas"):
         pools.shrink(world.state, world.pool("db"), ResizePool(size="1"), 0)

@@ -354,7 +354,7 @@ def test_loading_the_client_loads_no_server_and_no_models() -> None:
         text=True,
         check=True,
     )
-    heavy = {"aiohttp", "pydantic", "grpc", "pyetcd", "statestore", "yaml", "prometheus_client"}
+    heavy = {"pydantic", "grpc", "pyetcd", "statestore", "yaml", "prometheus_client"}
     assert not heavy & set(done.stdout.split())
 
 

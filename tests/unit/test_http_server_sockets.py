@@ -8,11 +8,16 @@ import stat
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
 from netspace.endpoints import Endpoint
+from netspace.http_application import application
 from netspace.http_server import HttpServer, Limits, bind_unix
+from netspace.http_work import Application
 from netspace.problems import Problem
+
+
+def nothing() -> Application:
+    return application((), None, {}, Limits(), lambda method, route, status, seconds, code: None)
 
 
 def mode_of(path: Path) -> int:
@@ -61,10 +66,10 @@ def test_a_socket_is_removed_at_the_end_unless_it_is_anothers_by_now(tmp_path: P
     async def run() -> None:
         path = tmp_path / "s"
         endpoint = Endpoint.parse(f"unix://{path}")
-        first = HttpServer(web.Application(), Limits())
+        first = HttpServer(nothing(), Limits())
         await first.listen(endpoint)
         path.unlink()
-        second = HttpServer(web.Application(), Limits())
+        second = HttpServer(nothing(), Limits())
         await second.listen(endpoint)
         await first.stop()
         assert path.exists()
@@ -76,7 +81,7 @@ def test_a_socket_is_removed_at_the_end_unless_it_is_anothers_by_now(tmp_path: P
 
 def test_what_cannot_be_listened_on_is_a_problem_with_the_reason(tmp_path: Path) -> None:
     async def run() -> None:
-        server = HttpServer(web.Application(), Limits())
+        server = HttpServer(nothing(), Limits())
         for path, why in (
             (tmp_path / "none" / "s", "No such file or directory"),
             (tmp_path / ("x" * 120), "too long"),

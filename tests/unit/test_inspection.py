@@ -13,7 +13,7 @@ from ipam_server import keys as key_names
 from ipam_server import networks as rules
 from ipam_server.flaws import MEANINGS, Flaw
 from ipam_server.inspection import Inspector
-from ipam_server.records import FabricRecord, Release
+from ipam_server.records import AbsencesRecord, Disputed, FabricRecord, Release
 from netspace.messages import NewNetwork, NewPool, Selection
 from statestore import KeyValue
 from tests.unit.cluster_world import World, ask
@@ -98,6 +98,9 @@ def attachment(container: str) -> bytes:
 
 
 K = World().keys
+DISPUTE = msgspec.json.encode(
+    AbsencesRecord(at=0, seen=0, disputed=[Disputed("red", "1", "c9", "eth0", "default", "p9")])
+)
 RELEASE = msgspec.json.encode(Release(at=0, sequence=1))
 
 # What is done, what is found, and whether a repair mends it.
@@ -195,6 +198,8 @@ BREAKS: dict[str, tuple[Callable[[Broken], None], list[str], bool]] = {
         lambda b: b.edit(K.released(("red", 3)), a=10**9), ["release-clock"], True),
     "a release before all time": (
         lambda b: b.edit(K.released(("red", 3)), a=-5), ["release-clock"], True),
+    "an address that a node's pod has and another holds": (
+        lambda b: b.put(K.absences("node-9"), DISPUTE), ["address-disputed"], False),
     "a claim released tomorrow": (
         lambda b: b.put(K.buried(10**9, "e" * 32), b""), ["buried-clock"], True),
 }  # fmt: skip

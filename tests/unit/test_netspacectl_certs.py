@@ -51,6 +51,7 @@ def test_an_authority_and_every_kind_of_certificate(tmp_path: Path, terminal: Te
         "node east node-1",
         "controller east",
         "admin alice@example.net",
+        "monitor prometheus",
     ):
         assert terminal.run("certs", *words.split()) == 0
     assert terminal.client.asked == []
@@ -61,6 +62,7 @@ def test_an_authority_and_every_kind_of_certificate(tmp_path: Path, terminal: Te
         "node-east-node-1.pem": "CN=node-1,OU=east,O=netspace:nodes",
         "controller-east.pem": "OU=east,O=netspace:controllers",
         "admin-alice@example.net.pem": "CN=alice@example.net,O=netspace:admins",
+        "monitor-prometheus.pem": "CN=prometheus,O=netspace:monitors",
     }
     ca = certificate(tmp_path / "ca.pem")
     for path in tmp_path.glob("*-*.pem"):

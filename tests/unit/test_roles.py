@@ -26,16 +26,25 @@ NODE = Caller("node", "east", "n1")
 CONTROLLER = Caller("controller", "east")
 ADMIN = Caller("admin", name="alice")
 SERVER = Caller("server", name="s2")
+MONITOR = Caller("monitor", name="prometheus")
 LOCAL = Caller("local", name="uid 0")
-CALLERS = {"node": NODE, "controller": CONTROLLER, "admin": ADMIN, "server": SERVER}
+CALLERS = {
+    "node": NODE,
+    "controller": CONTROLLER,
+    "admin": ADMIN,
+    "server": SERVER,
+    "monitor": MONITOR,
+}
 C = "/v1/clusters/{cluster}"
 JSON = {"Content-Type": "application/json"}
 
 # Written once more, apart from the table itself: a row that opens by mistake differs from this.
-# A: admins (always), C: controllers, N: nodes, S: servers.
+# A: admins (always), C: controllers, N: nodes, S: servers, M: monitors.
 MATRIX = {
     f"POST {C}/allocations": "ACN",
     f"POST {C}/releases": "ACN",
+    f"POST {C}/allocation-batches": "ACN",
+    f"POST {C}/release-batches": "ACN",
     f"GET {C}/attachments/{{container}}/{{ifname}}": "ACN",
     f"GET {C}/networks": "ACN",
     f"GET {C}/networks/{{network}}": "ACN",
@@ -61,12 +70,12 @@ MATRIX = {
     f"GET {C}/audit": "AC",
     "GET /v1/server": "AS",
     "GET /v1/status": "AS",
-    "GET /metrics": "AS",
-    "GET /readyz": "ACNS",
-    "GET /healthz": "ACNS",
-    "GET /openapi.json": "ACNS",
+    "GET /metrics": "ASM",
+    "GET /readyz": "ACNSM",
+    "GET /healthz": "ACNSM",
+    "GET /openapi.json": "ACNSM",
 }
-LETTERS = {"node": "N", "controller": "C", "admin": "A", "server": "S"}
+LETTERS = {"node": "N", "controller": "C", "admin": "A", "server": "S", "monitor": "M"}
 ALLOCATE = m.AllocateRequest(attachment=ATTACHMENT, claim=CLAIM, node="n1")
 RELEASE = m.ReleaseRequest(attachment=ATTACHMENT, claim=CLAIM, node="n1")
 PATH = {
@@ -261,6 +270,7 @@ def certificate(*subject: tuple[str, str]) -> dict[str, Any]:
         ([("O", "netspace:admins"), ("CN", "alice")], ADMIN),
         ([("O", "netspace:admins"), ("OU", "ops"), ("CN", "alice")], ADMIN),
         ([("O", "netspace:servers"), ("CN", "s2")], SERVER),
+        ([("O", "netspace:monitors"), ("CN", "prometheus")], MONITOR),
     ],
 )
 def test_a_subject_gives_a_role(subject: Sequence[tuple[str, str]], caller: Caller) -> None:

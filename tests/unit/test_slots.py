@@ -40,6 +40,7 @@ def test_every_slot_has_its_own_addresses_and_every_address_its_slot(
     ipv4, ipv6 = slots.ipv4_of(index), slots.ipv6_of(index)
     assert (ipv4 is None) == (slots.ipv4 is None)
     assert (ipv6 is None) == (slots.ipv6 is None)
+    assert slots.texts_of(index) == (ipv4 and str(ipv4), ipv6 and str(ipv6))
     if ipv4 is not None and slots.ipv4 is not None:
         assert ipv4 in slots.ipv4
         assert slots.index_of(ipv4) == index

@@ -13,11 +13,14 @@ from soak.__main__ import explained
 from soak.checker import check
 from soak.history import Answer, History, load
 from soak.verdicts import SORTS, Verdict, summary
-from tests.unit.soak_histories import Model, Place, Scene, answer
+from tests.unit.soak_histories import Model, Place, Scene, answer, lying
 
 TEN = Place("red", 10, 100)
 LATER = Place("red", 10, 101)
 ELEVEN = Place("red", 11, 102)
+FLEX = Place("grey", 5, 100, "flex")
+KEPT = Place("grey", 30, 100, "kept")
+OTHER = Place("grey", 31, 110, "kept")
 
 
 def verdicts(history: History) -> list[Verdict]:
@@ -89,6 +92,80 @@ def test_after_the_cool_down_another_may_have_the_address() -> None:
     scene.frees("a")
     scene.wait(2)
     scene.gives("b", Place("blue", 5120, 103), pool="rest", namespace="blue")
+    assert rules(scene) == set()
+
+
+def test_a_pool_may_give_back_what_has_rested() -> None:
+    scene = Scene()
+    scene.gives("a", FLEX, pool="flex")
+    scene.lays(lying("flex", (1, 8)), held=(("a", FLEX),))
+    scene.frees("a")
+    scene.wait(1)
+    scene.lays(lying("flex", (1, 4)))
+    assert rules(scene) == set()
+
+
+def test_a_nested_pool_may_take_what_nobody_uses_of_its_parent() -> None:
+    scene = Scene()
+    scene.lays(lying("flex", (1, 12)), lying("inner", (1, 2), (9, 12)))
+    assert rules(scene) == set()
+
+
+def test_a_name_comes_back_to_its_own_address() -> None:
+    scene = Scene()
+    scene.gives("a", KEPT, pool="kept", pod="web")
+    scene.frees("a")
+    scene.gives("b", Place("grey", 30, 104, "kept"), pool="kept", pod="web")
+    assert rules(scene) == set()
+
+
+def test_a_name_gets_any_address_while_it_may_hold_its_own_still() -> None:
+    scene = Scene()
+    scene.gives("a", KEPT, pool="kept", pod="web")
+    scene.does("release", "a", outcome="unknown")
+    scene.gives("b", OTHER, pool="kept", pod="web")
+    assert rules(scene) == set()
+
+
+def lost_and_reported(*between: str, apart: float = 1.0) -> Scene:
+    """A pod is lost; its node reports twice, and `between` names what another report has."""
+    scene = Scene()
+    scene.gives("a", TEN)
+    scene.reports("n1")
+    scene.wait(apart / 2)
+    if between:
+        scene.reports("n1", *between)
+    scene.wait(apart / 2)
+    scene.reports("n1")
+    return scene
+
+
+def test_what_a_node_missed_twice_may_be_reclaimed_and_given_again() -> None:
+    scene = lost_and_reported()
+    scene.reclaims(("a", TEN))
+    scene.frees("a", released=False)
+    scene.gives("b", LATER)
+    scene.sees(("b", LATER))
+    assert rules(scene) == set()
+
+
+def test_a_report_whose_answer_was_lost_may_prove_something_at_any_time_later() -> None:
+    scene = Scene()
+    scene.gives("a", TEN)
+    scene.reports("n1")
+    scene.reports("n1", outcome="unknown")
+    scene.wait(5)
+    scene.reclaims(("a", TEN))
+    assert rules(scene) == set()
+
+
+def test_a_reservation_holds_its_address_until_it_is_ended() -> None:
+    scene = Scene()
+    place = Answer(network="red", slot="10", generation=100)
+    scene.does("reserve", "", claim="", told=place, ifname="red/10")
+    scene.sees(("", TEN), claim="", attachments=())
+    scene.does("unreserve", "", claim="", ifname="red/10")
+    scene.gives("a", LATER)
     assert rules(scene) == set()
 
 
@@ -322,6 +399,143 @@ def given_to_another_before_it_cooled_down() -> Scene:
     return scene
 
 
+def given_to_another_while_it_is_kept_for_a_name() -> Scene:
+    scene = Scene()
+    scene.gives("a", KEPT, pool="kept", pod="web")
+    scene.frees("a")
+    scene.wait(4)
+    scene.gives("b", Place("grey", 30, 104, "kept"), pool="kept", pod="db")
+    return scene
+
+
+def a_name_that_gets_another_than_its_own() -> Scene:
+    scene = Scene()
+    scene.gives("a", KEPT, pool="kept", pod="web")
+    scene.frees("a")
+    scene.gives("b", OTHER, pool="kept", pod="web")
+    return scene
+
+
+def a_name_whose_own_is_said_not_to_be_there() -> Scene:
+    scene = Scene()
+    scene.gives("a", KEPT, pool="kept", pod="web")
+    scene.frees("a")
+    asked = scene.asks("allocate", "b", pool="kept", pod="web")
+    scene.end(asked, "refused", code="pool-exhausted")
+    return scene
+
+
+def two_pools_with_one_address() -> Scene:
+    scene = Scene()
+    scene.lays(lying("flex", (1, 8)), lying("kept", (8, 12)))
+    return scene
+
+
+def nested_pools_beside_their_parent() -> Scene:
+    scene = Scene()
+    scene.lays(lying("flex", (1, 8)), lying("inner", (8, 9)))
+    return scene
+
+
+def above_its_maximum() -> Scene:
+    scene = Scene()
+    scene.lays(lying("flex", (1, 25)))
+    return scene
+
+
+def below_its_minimum() -> Scene:
+    scene = Scene()
+    scene.lays(lying("flex", (1, 3)))
+    return scene
+
+
+def fewer_than_the_replicas() -> Scene:
+    scene = Scene()
+    scene.lays(lying("crew", (1, 5), needs=6))
+    return scene
+
+
+def taken_from_a_pool_while_it_is_held() -> Scene:
+    scene = Scene()
+    scene.gives("a", FLEX, pool="flex")
+    scene.lays(lying("flex", (1, 4)), held=(("a", FLEX),))
+    return scene
+
+
+def taken_from_a_pool_while_it_cools_down() -> Scene:
+    scene = Scene()
+    scene.gives("a", FLEX, pool="flex")
+    scene.frees("a")
+    scene.lays(lying("flex", (1, 4)))
+    return scene
+
+
+def taken_for_a_nested_pool_while_it_is_kept_for_a_name() -> Scene:
+    scene = Scene()
+    scene.gives("a", Place("grey", 5, 100, "yard"), pool="yard", pod="web")
+    scene.frees("a")
+    scene.wait(2)
+    scene.lays(lying("yard", (1, 20)), lying("shed", (4, 8)))
+    return scene
+
+
+def reclaimed_while_a_report_has_it() -> Scene:
+    scene = lost_and_reported("a")
+    scene.reclaims(("a", TEN))
+    return scene
+
+
+def reclaimed_before_the_grace_period_was_over() -> Scene:
+    scene = lost_and_reported(apart=0.5)
+    scene.reclaims(("a", TEN))
+    return scene
+
+
+def reclaimed_by_reports_that_are_older_than_it() -> Scene:
+    scene = Scene()
+    scene.gives("a", TEN)
+    scene.reports("n1", seen=99)
+    scene.wait(2)
+    scene.reports("n1", seen=99)
+    scene.reclaims(("a", TEN))
+    return scene
+
+
+def gone_without_a_report() -> Scene:
+    scene = lost_and_reported("a")
+    scene.sees()
+    return scene
+
+
+def a_reclaimed_claim_that_comes_back() -> Scene:
+    scene = lost_and_reported()
+    scene.reclaims(("a", TEN))
+    scene.gives("a", LATER)
+    return scene
+
+
+def a_late_release_that_frees_what_was_given_again() -> Scene:
+    scene = lost_and_reported()
+    scene.reclaims(("a", TEN))
+    scene.gives("b", LATER)
+    scene.frees("a")
+    return scene
+
+
+def a_reserved_address_given_to_a_pod() -> Scene:
+    scene = Scene()
+    place = Answer(network="red", slot="10", generation=100)
+    scene.does("reserve", "", claim="", told=place, ifname="red/10")
+    scene.gives("a", LATER)
+    return scene
+
+
+def the_servers_own_audit_finds_something() -> Scene:
+    scene = Scene()
+    scene.sees().findings = ("attachment-dangling: an attachment names no slot",)
+    return scene
+
+
 BROKEN = {
     one_generation_for_two: "two-holders",
     given_while_it_is_held: "held-while-given",
@@ -355,6 +569,25 @@ BROKEN = {
     addresses_of_two_slots: "families",
     one_family_of_two: "families",
     given_to_another_before_it_cooled_down: "cooling",
+    given_to_another_while_it_is_kept_for_a_name: "retained",
+    a_name_that_gets_another_than_its_own: "not-returned",
+    a_name_whose_own_is_said_not_to_be_there: "not-returned",
+    two_pools_with_one_address: "overlap",
+    nested_pools_beside_their_parent: "overlap",
+    above_its_maximum: "bounds",
+    below_its_minimum: "bounds",
+    fewer_than_the_replicas: "bounds",
+    taken_from_a_pool_while_it_is_held: "taken-away",
+    taken_from_a_pool_while_it_cools_down: "taken-away",
+    taken_for_a_nested_pool_while_it_is_kept_for_a_name: "taken-away",
+    reclaimed_while_a_report_has_it: "reclaimed-alive",
+    reclaimed_before_the_grace_period_was_over: "reclaimed-alive",
+    reclaimed_by_reports_that_are_older_than_it: "reclaimed-alive",
+    gone_without_a_report: "missing",
+    a_reclaimed_claim_that_comes_back: "came-back",
+    a_late_release_that_frees_what_was_given_again: "late-release",
+    a_reserved_address_given_to_a_pod: "held-while-given",
+    the_servers_own_audit_finds_something: "flawed",
 }
 
 
@@ -421,7 +654,7 @@ def test_a_verdict_shows_the_operations_it_was_made_from() -> None:
     first, *told = explained(verdict, scene.operations)
     assert first.startswith("double: held-while-given: red/10 at generation 101 by b/eth0")
     assert [line.split()[0] for line in told] == ["#0", "#1"]
-    assert "allocate a/eth0 claim 1 red/- -> ok red/10 generation 100 never" in told[0]
+    assert "allocate a/eth0 claim 1 red/- pool tiny -> ok red/10 generation 100 never" in told[0]
 
 
 def test_a_history_kept_in_a_file_is_judged_the_same(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 
-from netspace.upkeep import Candidate, Finding, Inspection, Mended, Reclaimed, Repair
+from netspace.upkeep import Finding, Inspection, Mended, Reclaimed, Repair
 from netspacectl import exits
 from tests.unit.netspacectl_double import MemoryClient, Terminal
+from tests.unit.upkeep_samples import CANDIDATE
 
 Capture = pytest.CaptureFixture[str]
 
@@ -29,13 +31,17 @@ class Looking(MemoryClient):
         super().__init__("east")
         self.findings = list(findings)
 
-    async def inspect(self, cluster: str) -> Inspection:
+    async def inspect(
+        self, cluster: str, told: Callable[[int], None] = lambda _: None
+    ) -> Inspection:
         self._note("inspect", cluster)
+        told(10)
+        told(20)
         return Inspection(
             cluster=cluster, revision=9, keys=20, findings=list(self.findings), more=0
         )
 
-    async def repair(self, cluster: str) -> Repair:
+    async def repair(self, cluster: str, told: Callable[[int], None] = lambda _: None) -> Repair:
         self._note("repair", cluster)
         mended = [
             Mended(code=each.code, keys=each.keys, what=each.what, done=True)
@@ -43,7 +49,7 @@ class Looking(MemoryClient):
             if each.safe
         ]
         self.findings = [each for each in self.findings if not each.safe]
-        return Repair(mended=mended, left=await self.inspect(cluster))
+        return Repair(mended=mended, left=await self.inspect(cluster, told))
 
 
 def test_a_clean_state_is_status_0_in_one_line(capsys: Capture) -> None:
@@ -77,22 +83,7 @@ def test_repair_says_what_it_did_and_what_is_left(capsys: Capture) -> None:
 class Missing(MemoryClient):
     """A server with one candidate, which a round frees."""
 
-    candidate = Candidate(
-        network="vlan910",
-        slot="7",
-        ipv4="10.91.0.7",
-        ipv6="fd00:91::7",
-        node="node-1",
-        namespace="team-a",
-        pod="web-0",
-        container="c0ffee",
-        ifname="eth0",
-        generation=3,
-        since=400.0,
-        last=10.0,
-        proved=False,
-        lacks="another report of node node-1",
-    )
+    candidate = CANDIDATE
 
     async def reclaimable(self, cluster: str) -> Reclaimed:
         self._note("reclaimable", cluster)
