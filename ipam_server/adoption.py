@@ -24,7 +24,7 @@ def unknown(state: ClusterState, live: Iterable[LiveAttachment]) -> Iterator[Liv
     time ago is left out: its DEL may have overtaken the report."""
     for each in live:
         said = each.holding
-        if said is None or said.claim in state.buried:
+        if said is None or (said.claim, each.container, each.ifname) in state.buried:
             continue
         slot = state.attachments.get((each.container, each.ifname))
         if slot is None or slot != slot_of(said):

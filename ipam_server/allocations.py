@@ -82,7 +82,7 @@ class Allocations(Leading):
         async with self._locks.hold(attachment):
             while True:
                 term = await self._open()
-                if request.claim in term.state.buried:
+                if (request.claim, *attachment) in term.state.buried:
                     raise Problem(
                         "claim-released",
                         f"the claim of attachment {request.attachment} was released already",
@@ -125,11 +125,11 @@ class Allocations(Leading):
                     assert held is not None
                     await self._commit(term, term.freeing(slot, held))
                     self.figures.freed["release"] += 1
-                elif (
-                    held is None or held.holder.claim != request.claim
-                ) and request.claim not in term.state.buried:
+                elif (held is None or held.holder.claim != request.claim) and (
+                    claimed := (request.claim, *attachment)
+                ) not in term.state.buried:
                     now = term.clock.now()
-                    await self._commit(term, burial(term.state.keys, request.claim, now))
+                    await self._commit(term, burial(term.state.keys, claimed, now))
                 return m.Released(released=refused is None, why=refused or "released")
 
     async def _release_slot(self, slot: SlotId, generation: int) -> m.Released:

@@ -11,7 +11,7 @@ import msgspec
 from ipam_server.allocator import Choice
 from ipam_server.elastic import Resize
 from ipam_server.inventory import Held
-from ipam_server.keys import Keys, SlotId
+from ipam_server.keys import Claimed, Keys, SlotId
 from ipam_server.records import stored_slot
 from statestore import Compare, Delete, Event, Get, Put, Txn, TxnResult
 
@@ -88,9 +88,9 @@ def allocation(keys: Keys, choice: Choice, at: int) -> Change:
         then = (put_slot, put_attachment)
         if choice.replaces.holder.attachment != holder.attachment:
             then = (*then, Delete(keys.attachment(choice.replaces.holder.attachment)))
-        if choice.replaces.holder.claim != holder.claim:
+        if choice.replaces.holder.claimed != holder.claimed:
             # A late copy of what was asked under it must not take the slot back.
-            then = (*then, Put(keys.buried(at, choice.replaces.holder.claim), b""))
+            then = (*then, Put(keys.buried(at, choice.replaces.holder.claimed), b""))
     if choice.grown is None:
         return Change(compares, then, put_slot.key, put_slot.value, (slot,), allocates=True)
     grown = resizing(keys, choice.grown)
@@ -133,14 +133,14 @@ def freeing(keys: Keys, slot: SlotId, held: Held, at: int, sequence: int, said: 
         then = (
             *then,
             Delete(keys.attachment(holder.attachment)),
-            Put(keys.buried(at, holder.claim), b""),
+            Put(keys.buried(at, holder.claimed), b""),
         )
     return Change(
         (Compare.modified_at(slot_key, held.generation),), then, put.key, put.value, (slot,)
     )
 
 
-def burial(keys: Keys, claim: str, at: int) -> Change:
+def burial(keys: Keys, claimed: Claimed, at: int) -> Change:
     """The end of a claim that holds nothing: its ADD may still be under way."""
-    put = Put(keys.buried(at, claim), b"")
+    put = Put(keys.buried(at, claimed), b"")
     return Change((), (put,), put.key, put.value)

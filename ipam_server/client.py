@@ -78,8 +78,9 @@ class Client(Asking):
         self, cluster: str, requests: Sequence[AllocateRequest]
     ) -> list[Allocation | Problem]:
         """What each is answered, in their order; at most `batches.MAX_ITEMS`. A `Problem` that is
-        raised is of all of them. Whatever may pass by itself is asked again as it was: nothing is
-        given twice."""
+        raised is of all of them. An item's `Problem` is of the last time it was sent: where an
+        answer was lost on the way, an earlier time may have done it. Whatever may pass by itself is
+        asked again as it was: nothing is given twice."""
         target, body = (
             path("clusters", cluster, "allocation-batches"),
             AllocationBatch(items=[*requests]),

@@ -15,7 +15,7 @@ from ipam_server import keys as key_names
 from ipam_server.audit import AuditRecord
 from ipam_server.flaws import Flaw, mending
 from ipam_server.inspection_pools import Layout
-from ipam_server.keys import Keys, SlotId
+from ipam_server.keys import Claimed, Keys, SlotId
 from ipam_server.records import (
     AbsencesRecord,
     Disputed,
@@ -54,7 +54,7 @@ class Inspector:
         self._attachments: dict[bytes, tuple[SlotId | None, int]] = {}
         self._holding: dict[bytes, SlotId] = {}
         self._released: dict[SlotId, int] = {}
-        self._buried: dict[str, tuple[bytes, int, int]] = {}
+        self._buried: dict[Claimed, tuple[bytes, int, int]] = {}
         self._disputed: dict[SlotId, list[tuple[bytes, Disputed]]] = {}
         self._whose: dict[SlotId, str] = {}
         self._strays: list[tuple[bytes, int]] = []
@@ -102,10 +102,10 @@ class Inspector:
         if self._timeless and (self._released or self._buried):
             what = "something was released, but there is no clock that can be read"
             found.append(Flaw("clock", (self.keys.clock,), what))
-        for claim, (key, at, revision) in self._buried.items():
+        for claimed, (key, at, revision) in self._buried.items():
             if at > self._time() and not self._timeless:
                 seen = Compare.modified_at(key, revision)
-                anew = Put(self.keys.buried(self._time(), claim), b"")
+                anew = Put(self.keys.buried(self._time(), claimed), b"")
                 what = f"a claim was released {at - self._time()} ms after now, by the clock"
                 found.append(
                     Flaw("buried-clock", (key,), what, mending((seen,), (Delete(key), anew)))
@@ -158,12 +158,13 @@ class Inspector:
 
     def _burial(self, stored: KeyValue, parts: tuple[str, ...]) -> None:
         try:
-            at, claim = int(parts[0], 16), parts[1]
+            time, *names = parts
+            at, claimed = int(time, 16), (names[0], names[1], names[2])
         except (ValueError, IndexError):
             self._named(stored, parts, b"")
             return
-        if self._named(stored, parts, self.keys.buried(at, claim)):
-            self._buried[claim] = stored.key, at, stored.mod_revision
+        if self._named(stored, parts, self.keys.buried(at, claimed)):
+            self._buried[claimed] = stored.key, at, stored.mod_revision
 
     def _clocked(self, stored: KeyValue, parts: tuple[str, ...]) -> None:
         self._clock = self._read(stored, _clock)
@@ -265,9 +266,9 @@ class Inspector:
             where = f"in pool {owner}" if owner else "in no pool"
             what = f"{address} is held as one of pool {holder.pool}, but lies {where}"
             self._flaw("slot-pool", stored.key, what)
-        if holder.claim in self._buried:
+        if holder.claimed in self._buried:
             what = f"{address} is held under a claim that was released"
-            self._flaw("claim-buried", stored.key, what, self._buried[holder.claim][0])
+            self._flaw("claim-buried", stored.key, what, self._buried[holder.claimed][0])
 
     def _check_attachment(
         self, stored: KeyValue, slot: SlotId, holder: Holder, at: Compare

@@ -12,7 +12,8 @@
                                  /slots/NETWORK/INDEX     the holder
                                  /released/NETWORK/INDEX  who held it last
                                  /attachments/CONTAINER/IFNAME   which slot
-                                 /buried/CLOCK/CLAIM      a claim that was released, and when
+                                 /buried/CLOCK/CLAIM/CONTAINER/IFNAME
+                                                          a released claim, and when
                                  /audit/REVISION-SEQUENCE        a change that somebody asked for
                                  /audit/REVISION-SEQUENCE~       one that a leader made by itself
     /netspace/v1/audit/REVISION-NAME                      the same of clusters and fabrics
@@ -56,6 +57,10 @@ SlotId = tuple[str, int]
 
 AttachmentKey = tuple[str, str]
 """The container's id and the interface's name."""
+
+Claimed = tuple[str, str, str]
+"""A claim, and whose it is: the container's id and the interface's name. Nobody else's use of the
+same claim is touched by what becomes of it."""
 
 
 def is_own(audit: bytes) -> bool:
@@ -123,9 +128,9 @@ class Keys:
         asked for it."""
         return self.audits + b"%016x-%06x%s" % (revision, sequence, OWN if own else b"")
 
-    def buried(self, at: int, claim: str) -> bytes:
+    def buried(self, at: int, claimed: Claimed) -> bytes:
         """`at`: the cluster's clock in milliseconds, so that the oldest come first."""
-        return self.prefix + f"buried/{at:016x}/{claim}".encode()
+        return self.prefix + f"buried/{at:016x}/{'/'.join(claimed)}".encode()
 
     def history_of(self, uid: str, index: int) -> bytes:
         """All places of a slot's history; `uid` is its network's."""

@@ -185,6 +185,10 @@ class Holder(
         return self.container, self.ifname
 
     @property
+    def claimed(self) -> tuple[str, str, str]:
+        return self.claim, self.container, self.ifname
+
+    @property
     def identity(self) -> Identity | None:
         """None for reservations and for pods without a name."""
         return (self.namespace, self.pod, self.ifname) if self.pod else None

@@ -143,7 +143,7 @@ class ClusterService(Reclaiming):
             state = term.state
             stored = [*state.strays, *state.audit, *map(keys.node, state.nodes)]
             stored += map(keys.absences, state.absences)
-            stored += [keys.buried(at, claim) for claim, at in state.buried.items()]
+            stored += [keys.buried(at, claimed) for claimed, at in state.buried.items()]
             await self._delete(term, stored)
             entry = catalogue(self.name)
             return Change((), (Delete(entry),), entry, None)

@@ -21,7 +21,7 @@ from itertools import takewhile
 import msgspec
 
 from ipam_server.inventory import Absences, Held, NetworkState, PoolState, Released
-from ipam_server.keys import AttachmentKey, Keys, SlotId, slot_id
+from ipam_server.keys import AttachmentKey, Claimed, Keys, SlotId, slot_id
 from ipam_server.records import (
     AbsencesRecord,
     Holder,
@@ -76,7 +76,7 @@ class ClusterState:
     strays: set[bytes] = field(default_factory=set)
     _last: int = 0
     audit: dict[bytes, int] = field(default_factory=dict)
-    buried: dict[str, int] = field(default_factory=dict)
+    buried: dict[Claimed, int] = field(default_factory=dict)
     disputed: dict[SlotId, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -112,7 +112,7 @@ class ClusterState:
     def buried_before(self, at: int) -> list[bytes]:
         """The keys of the claims released before a moment of the clock."""
         oldest = takewhile(lambda buried: buried[1] < at, self.buried.items())
-        return [self.keys.buried(when, claim) for claim, when in oldest]
+        return [self.keys.buried(when, claimed) for claimed, when in oldest]
 
     def default_pool(self) -> PoolState | None:
         return next((pool for pool in self.pools.values() if pool.record.kind == "default"), None)
@@ -201,7 +201,7 @@ class ClusterState:
             case "audit":
                 self._apply_audit(event.key, value)
             case "buried":
-                self._apply_buried(int(names[0], 16), names[1], value)
+                self._apply_buried(int(names[0], 16), (names[1], names[2], names[3]), value)
             case "leader":
                 self.leader = value
                 self.led_since = event.create_revision or self.led_since
@@ -289,11 +289,11 @@ class ClusterState:
         else:
             self.audit[key] = msgspec.json.decode(value, type=_Moment).at
 
-    def _apply_buried(self, at: int, claim: str, value: bytes | None) -> None:
+    def _apply_buried(self, at: int, claimed: Claimed, value: bytes | None) -> None:
         if value is not None:
-            self.buried[claim] = at
-        elif self.buried.get(claim) == at:
-            del self.buried[claim]
+            self.buried[claimed] = at
+        elif self.buried.get(claimed) == at:
+            del self.buried[claimed]
 
     def _apply_node(self, name: str, value: bytes | None) -> None:
         if value is None:

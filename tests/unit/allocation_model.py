@@ -79,10 +79,15 @@ class Model:
     story: dict[Slot, list[tuple[Name | None, str]]] = field(default_factory=dict)
     resizing: set[str] = field(default_factory=set)
 
-    def carvable(self, network: str, parent: str | None) -> set[int]:
-        """What a pool may take: of its parent what nobody holds, else what lies in no pool."""
+    def carvable(self, network: str, parent: str | None, now: int) -> set[int]:
+        """What a pool may take: of its parent what nobody holds and what does not rest there, else
+        what lies in no pool."""
         if parent in self.pools:
-            return {i for i in self.own(parent) if (network, i) not in self.held}
+            return {
+                index
+                for index in self.own(parent)
+                if (network, index) not in self.held and not self.cooling((network, index), now)
+            }
         tops = [
             pool.indices
             for pool in self.pools.values()
@@ -101,7 +106,7 @@ class Model:
         _, maximum, step = pool.bounds
         count = max(0, min(max(step, wanted), maximum - len(pool.indices)))
         open_ = set()
-        for index in self.carvable(pool.network, pool.parent):
+        for index in self.carvable(pool.network, pool.parent, now):
             slot = (pool.network, index)
             past = self.past.get(slot)
             rests = past is not None and any(

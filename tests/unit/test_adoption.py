@@ -96,7 +96,7 @@ def test_a_slot_that_is_being_given_is_waited_for(world: World) -> None:
 def test_what_is_known_or_was_released_a_moment_ago_is_no_question(world: World) -> None:
     known = live(1, container="c1")
     buried = live(4, claim="b" * 32)
-    world.put(world.keys.buried(0, "b" * 32), b"")
+    world.put(world.keys.buried(0, ("b" * 32, buried.container, buried.ifname)), b"")
     nothing = LiveAttachment(container="c7", ifname="eth0", generation=3)
     assert list(unknown(world.state, [known, buried, nothing])) == []
 

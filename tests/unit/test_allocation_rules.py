@@ -479,7 +479,7 @@ class Allocation(RuleBasedStateMachine):
                 or set(new.namespaces) <= set(parent.namespaces)
             )
         )
-        free = self.model.carvable(new.network, new.parent)
+        free = self.model.carvable(new.network, new.parent, self.world.now)
         named = set(state.networks[new.network].slots.parse_ranges(new.ranges))
         unheld = {index for index in free if (new.network, index) not in model.held}
         possible = possible and (named <= free if named else len(unheld) >= int(new.size or 0))
@@ -515,7 +515,7 @@ class Allocation(RuleBasedStateMachine):
         pool = self.model.pools.get(name)
         if pool is None:
             return
-        free = self.model.carvable(pool.network, pool.parent)
+        free = self.model.carvable(pool.network, pool.parent, self.world.now)
         unheld = {index for index in free if (pool.network, index) not in self.model.held}
         slots = self.world.network(pool.network).slots
         indices = among(indices, set(slots.usable))

@@ -181,7 +181,8 @@ BREAKS: dict[str, tuple[Callable[[Broken], None], list[str], bool]] = {
     "a reservation with a claim": (
         lambda b: b.edit(slot(4), l="a" * 32), ["holder-form"], False),
     "a holder under a dead claim": (
-        lambda b: b.put(K.buried(0, ask("c1").claim), b""), ["claim-buried"], False),
+        lambda b: b.put(K.buried(0, (ask("c1").claim, "c1", "eth0")), b""),
+        ["claim-buried"], False),
     "an attachment with two addresses": (
         lambda b: b.put(slot(7), b.world.stored[slot(1)].value), ["attachment-twice"], False),
     "a holder whose attachment is lost": (
@@ -201,7 +202,7 @@ BREAKS: dict[str, tuple[Callable[[Broken], None], list[str], bool]] = {
     "an address that a node's pod has and another holds": (
         lambda b: b.put(K.absences("node-9"), DISPUTE), ["address-disputed"], False),
     "a claim released tomorrow": (
-        lambda b: b.put(K.buried(10**9, "e" * 32), b""), ["buried-clock"], True),
+        lambda b: b.put(K.buried(10**9, ("e" * 32, "c9", "eth0")), b""), ["buried-clock"], True),
 }  # fmt: skip
 
 
