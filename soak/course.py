@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
@@ -70,7 +71,10 @@ async def run(
     with laid(names) as (links, reason), contextlib.ExitStack() as stack:
         say(f"soak: {where(links, reason)}")
         if links is not None:
-            # All that this process asks, and the threads that it starts from now on.
+            # All that this process asks, and the threads that it starts from now on: an older one,
+            # such as gRPC's, would ask the machine's network.
+            if (threads := len(os.listdir("/proc/self/task"))) > 1:
+                raise Stuck(f"this process has {threads} threads: a soak needs a fresh one")
             stack.enter_context(links.inside(CLIENTS_PLACE))
         async with standing(
             folder, setting.servers, setting.members, WAITING, module, links
