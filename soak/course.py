@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
@@ -73,7 +72,7 @@ async def run(
         if links is not None:
             # All that this process asks, and the threads that it starts from now on: an older one,
             # such as gRPC's, would ask the machine's network.
-            if (threads := len(os.listdir("/proc/self/task"))) > 1:
+            if (threads := len(list(Path("/proc/self/task").iterdir()))) > 1:
                 raise Stuck(f"this process has {threads} threads: a soak needs a fresh one")
             stack.enter_context(links.inside(CLIENTS_PLACE))
         async with standing(
