@@ -40,18 +40,19 @@ class Row:
     goals: tuple[Goal, ...] = ()
 
 
-def _most(name: str, bound: float, unit: str) -> Goal:
+def most(name: str, bound: float, unit: str) -> Goal:
+    """The figure itself is held against the bound."""
     return Goal(f"at most {bound:,g} {unit}", lambda found: found.get(name), most=bound)
 
 
-def _of(name: str, other: str) -> Callable[[Medians], float | None]:
+def of(name: str, other: str) -> Callable[[Medians], float | None]:
     """How many times `other` is `name`."""
     return lambda found: found[name] / found[other] if {name, other} <= found.keys() else None
 
 
 def _held(size: int) -> Row:
     name = f"alloc_per_s_held_{size}"
-    goal = Goal("empty at most 1.2 of it", _of("alloc_per_s_64", name), most=1.2)
+    goal = Goal("empty at most 1.2 of it", of("alloc_per_s_64", name), most=1.2)
     return Row(name, "1/s", 0, (goal,))
 
 
@@ -78,7 +79,7 @@ ROWS = (
         "1/s",
         0,
         (
-            Goal("at least 0.5 of raw puts", _of("alloc_per_s_64", "raw_puts_per_s"), least=0.5),
+            Goal("at least 0.5 of raw puts", of("alloc_per_s_64", "raw_puts_per_s"), least=0.5),
             Goal("at least 2,500 1/s", lambda found: found.get("alloc_per_s_64"), least=2500),
         ),
     ),
@@ -89,7 +90,7 @@ ROWS = (
         (
             Goal(
                 "at least 0.6 of that without TLS",
-                _of("alloc_per_s_64_mtls", "alloc_per_s_64"),
+                of("alloc_per_s_64_mtls", "alloc_per_s_64"),
                 least=0.6,
             ),
         ),
@@ -103,15 +104,15 @@ ROWS = (
         "alloc_ms_1",
         "ms",
         3,
-        (Goal("at most 2.5 of a raw transaction", _of("alloc_ms_1", "raw_txn_ms"), most=2.5),),
+        (Goal("at most 2.5 of a raw transaction", of("alloc_ms_1", "raw_txn_ms"), most=2.5),),
     ),
     *(_shape(shape) for shape in SHAPES),
-    Row("leader_gap_s_empty", "s", 2, (_most("leader_gap_s_empty", 3, "s"),)),
-    Row("leader_gap_s_held_1000000", "s", 2, (_most("leader_gap_s_held_1000000", 3, "s"),)),
-    Row("cold_start_s_held_1000000", "s", 1, (_most("cold_start_s_held_1000000", 20, "s"),)),
-    Row("rss_mib_held_1000000", "MiB", 0, (_most("rss_mib_held_1000000", 1200, "MiB"),)),
-    Row("etcd_bytes_per_address", "bytes", 0, (_most("etcd_bytes_per_address", 700, "bytes"),)),
-    Row("rss_mib_idle", "MiB", 0, (_most("rss_mib_idle", 80, "MiB"),)),
+    Row("leader_gap_s_empty", "s", 2, (most("leader_gap_s_empty", 3, "s"),)),
+    Row("leader_gap_s_held_1000000", "s", 2, (most("leader_gap_s_held_1000000", 3, "s"),)),
+    Row("cold_start_s_held_1000000", "s", 1, (most("cold_start_s_held_1000000", 20, "s"),)),
+    Row("rss_mib_held_1000000", "MiB", 0, (most("rss_mib_held_1000000", 1200, "MiB"),)),
+    Row("etcd_bytes_per_address", "bytes", 0, (most("etcd_bytes_per_address", 700, "bytes"),)),
+    Row("rss_mib_idle", "MiB", 0, (most("rss_mib_idle", 80, "MiB"),)),
 )
 NAMES = tuple(row.name for row in ROWS)
 
@@ -119,24 +120,30 @@ NAMES = tuple(row.name for row in ROWS)
 @dataclass
 class Figures:
     """The rounds of every figure. `machine` describes where they come from, `besides` is what is
-    told with them and has no goal; `judged` False where the sizes are not those of the goals."""
+    told with them and has no goal; `judged` False where the sizes are not those of the goals;
+    `rows` are what can be measured, in the order of the table."""
 
     machine: Mapping[str, object]
     judged: bool
     rounds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     besides: dict[str, float] = field(default_factory=dict)
+    rows: Sequence[Row] = ROWS
 
     def add(self, name: str, value: float) -> None:
         self.rounds[name].append(value)
 
     @property
     def medians(self) -> dict[str, float]:
-        return {name: median(self.rounds[name]) for name in NAMES if self.rounds.get(name)}
+        return {row.name: median(self.rounds[row.name]) for row in self._measured}
 
     @property
     def missed(self) -> list[str]:
         """The figures that miss a goal."""
-        return [row.name for row in ROWS if self.judged and False in self._verdicts(row)]
+        return [row.name for row in self.rows if self.judged and False in self._verdicts(row)]
+
+    @property
+    def _measured(self) -> list[Row]:
+        return [row for row in self.rows if self.rounds.get(row.name)]
 
     def _verdicts(self, row: Row) -> list[bool | None]:
         values = [goal.value(self.medians) for goal in row.goals]
@@ -149,9 +156,7 @@ class Figures:
         """The table: a head, then a line for each goal of each figure that was measured."""
         table = [["figure", "median", "least to most", "rounds", "goal", "is", "reached"]]
         medians = self.medians
-        for row in ROWS:
-            if row.name not in medians:
-                continue
+        for row in self._measured:
             rounds = self.rounds[row.name]
             start = [
                 row.name,
@@ -172,7 +177,7 @@ class Figures:
         """One object: every figure's median under its name, its rounds under `rounds`."""
         told: dict[str, Any] = {
             **self.medians,
-            "rounds": {name: self.rounds[name] for name in NAMES if self.rounds.get(name)},
+            "rounds": {row.name: self.rounds[row.name] for row in self._measured},
             "besides": self.besides,
             "machine": self.machine,
             "quick": not self.judged,

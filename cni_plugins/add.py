@@ -1,7 +1,7 @@
 """ADD: a pod's interface made in steps, all of them taken back when one fails.
 
 With our own IPAM: lock, record on disk, older sandboxes of the pod, slot, check of the answer,
-VLAN and macvlan, announcement, record, result. With another IPAM plugin its call stands in the
+VLAN and announced macvlan, record, result. With another IPAM plugin its call stands in the
 place of the slot, and without one the interface gets no address.
 """
 
@@ -34,9 +34,11 @@ from cni_plugins.netconf import (
 )
 from cni_plugins.protocol import CniError, Invocation
 from cni_plugins.records import Record
-from cni_plugins.results import Dns, Interface, Private, Result, attached, gateway_of
+from cni_plugins.results import Dns, Interface, Private, Result, Route, attached, gateway_of
+from cni_plugins.services.book import for_families, read_book
+from cni_plugins.steps import in_thread
 from cni_plugins.wiring import Plan, Wired
-from hostnet import vlan_name
+from hostnet import AddressConflict, vlan_name
 
 logger = logging.getLogger(__name__)
 
@@ -117,11 +119,24 @@ async def _plan(attempt: Attempt, addresses: Result) -> Plan:
         mtu=conf.mtu or private.mtu,
         in_container=conf.link_in_container,
         ips=tuple(addresses.ips),
-        routes=tuple(
-            msgspec.structs.replace(route, gw=gateway_of(addresses, route))
-            for route in addresses.routes
+        routes=(
+            *(
+                msgspec.structs.replace(route, gw=gateway_of(addresses, route))
+                for route in addresses.routes
+            ),
+            *_services(attempt, addresses, private),
         ),
+        probe=private.probe,
     )
+
+
+def _services(attempt: Attempt, addresses: Result, private: Private) -> tuple[Route, ...]:
+    """The routes to Services and the node, as the agent wrote them down: none before there is a
+    vmac. The runtime is not told of them: they come and go with the agent's configuration."""
+    if not private.network or attempt.conf.link_in_container:
+        return ()
+    known = read_book(attempt.host.records.folder).routes.get(private.network, ())
+    return for_families(known, [ip.address for ip in addresses.ips])
 
 
 async def _wire(attempt: Attempt, plan: Plan, vlan_lock: AsyncExitStack) -> Wired:
@@ -131,8 +146,12 @@ async def _wire(attempt: Attempt, plan: Plan, vlan_lock: AsyncExitStack) -> Wire
     if plan.vlan is not None:
         name = f"vlan-{vlan_name(plan.master, plan.vlan)}"
         await vlan_lock.enter_async_context(held(host.records.locks, name, host.lock_wait))
-    wired = await host.wiring.attach(plan)
-    record.mac, record.mtu = wired.mac, wired.mtu
+    try:
+        wired = await host.wiring.attach(plan)
+    except AddressConflict:
+        record.conflict = True
+        raise
+    record.mac, record.mtu, record.sandbox = wired.mac, wired.mtu, wired.sandbox
 
     async def detach() -> None:
         attempt.stuck = True
@@ -140,15 +159,33 @@ async def _wire(attempt: Attempt, plan: Plan, vlan_lock: AsyncExitStack) -> Wire
         attempt.stuck = False
 
     if wired.made_vlan:
-        attempt.undo.push("VLAN", lambda: host.wiring.drop_vlan(plan))
+        attempt.undo.push("VLAN", lambda: _drop_vlan(host, plan))
     else:
         await vlan_lock.aclose()
     attempt.undo.push("interface", detach)
+    if wired.made_vlan:
+        await _remember_vlan(host, plan)
     host.step("interface")
-    if plan.ips:
-        await host.wiring.announce(plan)
-    host.step("announcement")
     return wired
+
+
+async def _drop_vlan(host: Host, plan: Plan) -> None:
+    """Undoes the making of the VLAN interface, and the note of it."""
+    await host.wiring.drop_vlan(plan)
+    if plan.vlan is None or plan.in_container:
+        return
+    name = vlan_name(plan.master, plan.vlan)
+    if await host.wiring.link_index(name) is None:
+        await in_thread(lambda: host.records.made.forget(name))
+
+
+async def _remember_vlan(host: Host, plan: Plan) -> None:
+    """Notes that the VLAN interface is ours: the agent takes away no other one."""
+    if plan.vlan is None or plan.in_container:
+        return
+    name = vlan_name(plan.master, plan.vlan)
+    if (index := await host.wiring.link_index(name)) is not None:
+        await in_thread(lambda: host.records.made.remember(name, index))
 
 
 async def _complete(attempt: Attempt, addresses: Result, wired: Wired) -> Result:

@@ -1,7 +1,8 @@
 """The command `netspace-agent`.
 
-Exit status: 0 all is ready, 1 something on this node could not be made, 2 the configuration or the
-command line is wrong, 4 the server could not be asked (what needs no server is done).
+Exit status: 0 all is ready, or the agent stopped as asked; 1 something on this node could not be
+made, or no agent answers; 2 the configuration or the command line is wrong; 4 the server could not
+be asked (what needs no server is done).
 """
 
 from __future__ import annotations
@@ -10,19 +11,20 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
+import msgspec
 
 import netspace
 from cni_plugins import node_config
-from cni_plugins.agent import Outcome, prepare
-from cni_plugins.attachment import Host
+from cni_plugins.agent import prepare
+from cni_plugins.hosts import client_of, host_on
 from cni_plugins.netconf import DEFAULT_NODE_CONFIG
 from cni_plugins.node_config import NodeConfig
-from cni_plugins.records import Records
+from cni_plugins.reporting import Outcome
 from cni_plugins.wiring import HostWiring
 from hostnet import Kernel
-from ipam_server.client import Client
 from netspace import logs
 from netspace.problems import Problem
 
@@ -37,8 +39,7 @@ def main() -> None:
     """Look after a node: its bonds, its VLANs and what its pods left behind."""
 
 
-@main.command("prepare")
-@click.option(
+_config = click.option(
     "--config",
     "path",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -46,42 +47,109 @@ def main() -> None:
     show_default=True,
     help="The node's configuration.",
 )
+
+
+@main.command("prepare")
+@_config
 def prepare_command(path: Path) -> None:
     """Make bonds and VLANs ready, report the node, replay pending releases.
 
     May be repeated at any time: what is there already stays as it is.
     """
-    try:
-        config = node_config.load(path)
-    except Problem as problem:
-        for fault in problem.errors:
-            click.echo(f"netspace-agent: {fault}", err=True)
-        sys.exit(MISCONFIGURED)
+    config = _configuration(path)
     logs.setup(config.log_level)
     try:
         outcome = asyncio.run(_prepare(config))
     except Problem as problem:
-        click.echo(f"netspace-agent: {problem}", err=True)
-        sys.exit(MISCONFIGURED)
+        _fail(MISCONFIGURED, str(problem))
     if outcome.failed:
         sys.exit(FAILED)
     if outcome.server_away:
         sys.exit(SERVER_AWAY)
 
 
+@main.command("serve")
+@_config
+def serve_command(path: Path) -> None:
+    """Serve the CNI executables, keep the node ready, report, until told to stop.
+
+    Where systemd hands a socket over, that one is served.
+    """
+    config = _configuration(path)
+    logs.setup(config.log_level)
+    from cni_plugins import daemon
+
+    try:
+        asyncio.run(daemon.serve(config, path.absolute()))
+    except Problem as problem:
+        _fail(FAILED, str(problem))
+
+
+@main.command("status")
+@_config
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def status_command(path: Path, as_json: bool) -> None:
+    """Show what the running agent does and did, and whether its server is ready.
+
+    Exit status 1 where no agent runs.
+    """
+    from cni_plugins import agent_status
+
+    socket = _configuration(path).agent.socket
+    try:
+        answer = agent_status.ask(Path(socket), "status")
+    except Problem as problem:
+        _fail(FAILED, f"{problem.detail}: {problem.do}")
+    if as_json:
+        click.echo(answer)
+        return
+    for line in agent_status.lines_of(msgspec.json.decode(answer, type=agent_status.AgentStatus)):
+        click.echo(line)
+
+
+@main.command("diagnose")
+@_config
+def diagnose_command(path: Path) -> None:
+    """Look at kernel, bonds, VLANs, gateways, settings, server and certificate.
+
+    Changes nothing. Every finding says what to do; exit status 1 where one is a fault.
+    """
+    config = _configuration(path)
+    logs.setup("error")
+    from cni_plugins import diagnosis
+
+    async def look() -> list[diagnosis.Finding]:
+        kernel = Kernel()
+        async with client_of(config) as client:
+            host = host_on(config, client, HostWiring(kernel), os.environ)
+            return await diagnosis.diagnose(config, kernel, client, host)
+
+    try:
+        findings = asyncio.run(look())
+    except Problem as problem:
+        _fail(FAILED, str(problem))
+    if diagnosis.told(findings, click.echo):
+        sys.exit(FAILED)
+
+
+def _configuration(path: Path) -> NodeConfig:
+    try:
+        return node_config.load(path)
+    except Problem as problem:
+        for fault in problem.errors:
+            click.echo(f"netspace-agent: {fault}", err=True)
+        sys.exit(MISCONFIGURED)
+
+
+def _fail(status: int, why: str) -> NoReturn:
+    click.echo(f"netspace-agent: {why}", err=True)
+    sys.exit(status)
+
+
 async def _prepare(config: NodeConfig) -> Outcome:
     kernel = Kernel()
-    async with Client(
-        config.server.endpoints, config.server.timeout, config.server.tls()
-    ) as client:
-        host = Host(
-            cluster=config.cluster,
-            node=config.node_name,
-            records=Records(Path(config.state_dir)),
-            client=client,
-            wiring=HostWiring(kernel),
-            environ=dict(os.environ),
-        )
+    async with client_of(config) as client:
+        host = host_on(config, client, HostWiring(kernel), os.environ)
         return await prepare(config, kernel, client, host, click.echo)
 
 

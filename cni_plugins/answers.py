@@ -6,6 +6,7 @@ Pure. A node computes the addresses of the slot itself and configures nothing th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from cni_plugins.netconf import NetConf, ipam_routes
@@ -13,7 +14,7 @@ from cni_plugins.protocol import CniError
 from cni_plugins.results import Ip, Private, Result, Route
 from netspace import names
 from netspace.messages import Allocation, NetworkView
-from netspace.slots import SlotError, SlotMap, parse_subnet
+from netspace.slots import Mapping, SlotError, SlotMap, parse_subnet
 
 INCONSISTENT = 110
 """CNI error code: the server's answer contradicts itself or an earlier one."""
@@ -22,13 +23,19 @@ INCONSISTENT = 110
 def slot_map(network: NetworkView) -> SlotMap:
     """The network's mapping; `CniError` 110 where its subnets make none."""
     try:
-        ipv4 = None if network.ipv4 is None else parse_subnet(network.ipv4)
-        ipv6 = None if network.ipv6 is None else parse_subnet(network.ipv6)
-        if isinstance(ipv4, IPv6Network) or isinstance(ipv6, IPv4Network):
-            raise SlotError("its subnets are of the wrong family")
-        return SlotMap(ipv4, ipv6, network.mapping)
+        return _slot_map(network.ipv4, network.ipv6, network.mapping)
     except SlotError as error:
         raise _inconsistent(f"network {network.name}: {error}") from None
+
+
+@lru_cache(maxsize=64)
+def _slot_map(subnet4: str | None, subnet6: str | None, mapping: Mapping) -> SlotMap:
+    # A node has few networks and asks for the same ones for every pod.
+    ipv4 = None if subnet4 is None else parse_subnet(subnet4)
+    ipv6 = None if subnet6 is None else parse_subnet(subnet6)
+    if isinstance(ipv4, IPv6Network) or isinstance(ipv6, IPv4Network):
+        raise SlotError("its subnets are of the wrong family")
+    return SlotMap(ipv4, ipv6, mapping)
 
 
 def check_allocation(allocation: Allocation, cluster: str) -> None:
@@ -84,6 +91,7 @@ def result_of(allocation: Allocation, conf: NetConf) -> Result:
             vlan=network.vlan,
             mtu=network.mtu,
             network=network.name,
+            probe=allocation.probe,
         ),
     )
 

@@ -89,7 +89,8 @@ def log_fields(record: Record | Invocation) -> dict[str, str]:
 
 
 async def load(host: Host, key: Key) -> Record | None:
-    return await in_thread(lambda: host.records.load(key))
+    # One small file, most often one that is not there: quicker than a thread's turn.
+    return host.records.load(key)
 
 
 async def save(host: Host, record: Record) -> None:

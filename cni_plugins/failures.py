@@ -32,6 +32,7 @@ from cni_plugins.protocol import (
     CniError,
 )
 from hostnet.errors import (
+    AddressConflict,
     Busy,
     InvalidValue,
     KernelError,
@@ -46,6 +47,7 @@ FOREIGN_INTERFACE: Final = 111
 NOT_AS_LEFT: Final = 112
 KERNEL_REFUSED: Final = 113
 PARENT_MISSING: Final = 114
+ADDRESS_CONFLICT: Final = 115
 SERVER_REFUSED: Final = 120
 INTERNAL: Final = 121
 
@@ -115,6 +117,8 @@ def _of_kernel(error: KernelError) -> CniError:
             code = TRY_AGAIN
         case NetnsError():
             code = BAD_ENVIRONMENT
+        case AddressConflict():
+            code = ADDRESS_CONFLICT
         case ParentMissing():
             code = PARENT_MISSING
         case NameTaken():

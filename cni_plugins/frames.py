@@ -4,6 +4,7 @@ One connection carries one request and one answer. Integers have 32 bits, little
 its length and its bytes. `launcher/launcher.c` is the other side.
 
 request  "NSC1", field: plugin, count of variables, each a field "CNI_NAME=value", field: stdin
+question "NSQ1", field: what `netspace-agent` asks of the running agent, as "status"
 answer   "NSA1", exit status (0 or 1), field: stdout
 
 A reader is a generator: it yields how many bytes it needs, is sent exactly these, and returns the
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from cni_plugins.records import Plugin
 
 REQUEST_MAGIC: Final = b"NSC1"
+QUESTION_MAGIC: Final = b"NSQ1"
 ANSWER_MAGIC: Final = b"NSA1"
 
 MAX_VARIABLES: Final = 64
@@ -30,6 +32,7 @@ MAX_VARIABLE: Final = 64 << 10
 MAX_STDIN: Final = MAX_CONFIG + 1
 """Bytes of standard input; who sends this many may have had more: too large for a configuration."""
 MAX_STDOUT: Final = 4 << 20
+MAX_QUESTION: Final = 64
 
 _PREFIX: Final = "CNI_"
 _PLUGINS: Final[dict[bytes, Plugin]] = {b"netspace": "netspace", b"netspace-ipam": "netspace-ipam"}
@@ -65,6 +68,12 @@ class Request(NamedTuple):
     stdin: bytes
 
 
+class Question(NamedTuple):
+    """What somebody wants to know of the agent itself; of a name in ASCII."""
+
+    name: str
+
+
 class Answer(NamedTuple):
     """What the executable ends with: its exit status, 0 or 1, and its standard output."""
 
@@ -83,6 +92,13 @@ def encode_request(request: Request) -> bytes:
     return b"".join(parts)
 
 
+def encode_question(question: Question) -> bytes:
+    """The question as bytes. Raises `Malformed`, `TooLarge`."""
+    if not question.name or not question.name.isascii():
+        raise Malformed(f"no question is named {question.name!r}")
+    return QUESTION_MAGIC + _field(_within(question.name.encode(), MAX_QUESTION, "the question"))
+
+
 def encode_answer(answer: Answer) -> bytes:
     """The answer as bytes. Raises `Malformed`, `TooLarge`."""
     if answer.status not in (0, 1):
@@ -94,20 +110,17 @@ def encode_answer(answer: Answer) -> bytes:
 def request_reader() -> Reader[Request]:
     """Reads a request. Raises `Malformed`, `TooLarge`."""
     yield from _magic(REQUEST_MAGIC)
-    name = yield from _bytes("the plugin's name", max(map(len, _PLUGINS)))
-    plugin = _PLUGINS.get(name)
-    if plugin is None:
-        raise Malformed(f"no plugin is named {name!r}")
-    count = yield from _number()
-    if count > MAX_VARIABLES:
-        raise TooLarge(f"{count} variables, where {MAX_VARIABLES} are allowed")
-    variables: dict[str, str] = {}
-    for index in range(count):
-        variable = yield from _bytes(f"variable {index}", MAX_VARIABLE)
-        key, value = _decode_variable(index, variable)
-        variables.setdefault(key, value)
-    stdin = yield from _bytes("standard input", MAX_STDIN)
-    return Request(plugin, variables, stdin)
+    return (yield from _request())
+
+
+def call_reader() -> Reader[Request | Question]:
+    """Reads a request or a question. Raises `Malformed`, `TooLarge`."""
+    if (yield from _magic(REQUEST_MAGIC, QUESTION_MAGIC)) == REQUEST_MAGIC:
+        return (yield from _request())
+    name = yield from _bytes("the question", MAX_QUESTION)
+    if not name or not name.isascii():
+        raise Malformed(f"no question is named {name!r}")
+    return Question(name.decode())
 
 
 def answer_reader() -> Reader[Answer]:
@@ -154,6 +167,23 @@ async def receive(reader: Reader[T], read: Callable[[int], Awaitable[bytes]]) ->
             return value
 
 
+def _request() -> Reader[Request]:
+    name = yield from _bytes("the plugin's name", max(map(len, _PLUGINS)))
+    plugin = _PLUGINS.get(name)
+    if plugin is None:
+        raise Malformed(f"no plugin is named {name!r}")
+    count = yield from _number()
+    if count > MAX_VARIABLES:
+        raise TooLarge(f"{count} variables, where {MAX_VARIABLES} are allowed")
+    variables: dict[str, str] = {}
+    for index in range(count):
+        variable = yield from _bytes(f"variable {index}", MAX_VARIABLE)
+        key, value = _decode_variable(index, variable)
+        variables.setdefault(key, value)
+    stdin = yield from _bytes("standard input", MAX_STDIN)
+    return Request(plugin, variables, stdin)
+
+
 def _encode_variables(variables: Mapping[str, str]) -> list[bytes]:
     if len(variables) > MAX_VARIABLES:
         raise TooLarge(f"{len(variables)} variables, where {MAX_VARIABLES} are allowed")
@@ -176,10 +206,11 @@ def _decode_variable(index: int, variable: bytes) -> tuple[str, str]:
     return name, value
 
 
-def _magic(wanted: bytes) -> Reader[None]:
-    found = yield len(wanted)
-    if found != wanted:
-        raise Malformed(f"a frame begins with {wanted!r}, not with {found!r}")
+def _magic(*wanted: bytes) -> Reader[bytes]:
+    found = yield len(wanted[0])
+    if found not in wanted:
+        raise Malformed(f"a frame begins with {b' or '.join(wanted)!r}, not with {found!r}")
+    return found
 
 
 def _number() -> Reader[int]:

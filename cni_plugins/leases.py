@@ -15,6 +15,7 @@ from typing import Final
 from cni_plugins.answers import check_allocation
 from cni_plugins.attachment import Host, forget, load, log_fields, save
 from cni_plugins.failures import may_have_happened, server_away
+from cni_plugins.places import Place
 from cni_plugins.protocol import CniError
 from cni_plugins.records import Key, Record
 from cni_plugins.steps import in_thread
@@ -57,7 +58,7 @@ async def acquire(
         allocation = await _allocate(host, record, asked, default, removed)
     record.allocation = allocation
     check_allocation(allocation, host.cluster)
-    await in_thread(lambda: host.records.keep_mapping(allocation.network))
+    host.records.keep_mapping(allocation.network)
     return allocation
 
 
@@ -73,6 +74,7 @@ async def give_back(host: Host, record: Record) -> None:
             node=record.node,
             claim=record.claim,
             generation=record.allocation.generation if record.allocation else None,
+            conflict=record.conflict,
         ),
     )
     record.claim = None
@@ -116,8 +118,8 @@ async def clear_older_sandboxes(host: Host, record: Record) -> list[str]:
     gone: list[str] = []
     if not (record.pod.namespace and record.pod.name):
         return gone
-    for other in await in_thread(host.records.all):
-        if other.key != record.key and other.claim is not None and _same_place(other, record):
+    for other in host.records.at(Place.of(record.cluster, record.pod, record.ifname)):
+        if other.key != record.key and other.claim is not None:
             async with host.lock(other.key, SANDBOX_WAIT):
                 older = await load(host, other.key)
                 if older is None or await _cleared(host, older, record.pod.uid):
@@ -178,15 +180,6 @@ async def _cleared(host: Host, older: Record, uid: str) -> bool:
         await host.wiring.detach(older.netns, older.ifname, older.mac)
         return True
     return not await host.wiring.present(older.netns, older.ifname, older.mac)
-
-
-def _same_place(other: Record, record: Record) -> bool:
-    return (other.cluster, other.pod.namespace, other.pod.name, other.ifname) == (
-        record.cluster,
-        record.pod.namespace,
-        record.pod.name,
-        record.ifname,
-    )
 
 
 async def _replay(host: Host, key: Key) -> int:

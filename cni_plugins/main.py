@@ -29,7 +29,7 @@ def run(plugin: Plugin) -> int:
         if command == "VERSION":
             return _answer(out, protocol.version_answer())
         stdin = _read_standard_input()
-        version = _version_for_errors(stdin, version)
+        version = protocol.version_for_errors(stdin)
         invocation = protocol.parse(environ, stdin)
         return _serve(plugin, invocation, environ, out)
     except CniError as error:
@@ -46,15 +46,6 @@ def _serve(plugin: Plugin, invocation: Invocation, environ: Mapping[str, str], o
     from cni_plugins import operations
 
     return operations.serve(plugin, invocation, environ, lambda answer: _answer(out, answer))
-
-
-def _version_for_errors(stdin: bytes, default: str) -> str:
-    """The version an error is written in: the configuration's, where it has one that is known."""
-    try:
-        named = protocol.decode_config(stdin).get("cniVersion")
-    except CniError:
-        return default
-    return named if named in protocol.VERSIONS else default
 
 
 def _take_standard_output() -> int:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from cni_plugins.protocol import BAD_ENVIRONMENT, INVALID_CONFIG, CniError, Invocation
-from cni_plugins.results import Dns, Route, parse_routes
+from cni_plugins.results import Dns, Route, parse_routes, without_null
 from netspace import names, selection
 from netspace.messages import Pod, Selection
 from netspace.problems import Problem
@@ -73,8 +73,9 @@ class NetConf(msgspec.Struct, kw_only=True, rename="camel"):
 
 
 def parse_netconf(config: dict[str, Any]) -> NetConf:
-    """The configuration; `CniError` 7 names the key that is wrong."""
-    return _converted(config, NetConf, "the network configuration is wrong")
+    """The configuration; `CniError` 7 names the key that is wrong. Members that are null count as
+    absent: containerd writes the annotations of a pod that has none so."""
+    return _converted(without_null(config), NetConf, "the network configuration is wrong")
 
 
 def node_config_path(conf: NetConf) -> str:

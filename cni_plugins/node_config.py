@@ -7,6 +7,7 @@ the collector below names all faults at once with their paths, as the servers' c
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_network
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -24,7 +25,9 @@ import yaml
 from msgspec import Meta
 
 from netspace import names
+from netspace.messages import NewNetwork
 from netspace.problems import Problem
+from netspace.slots import SlotError, SlotMap
 
 if TYPE_CHECKING:
     from netspace.tls import Tls
@@ -34,6 +37,8 @@ MAX_SIZE: Final = 1 << 20
 
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Address = Annotated[str, Meta(pattern=r"^[0-9.]{7,15}" + names.END)]
+Address46 = Annotated[str, Meta(pattern=r"^[0-9a-fA-F.:]{2,45}" + names.END)]
+Cidr = Annotated[str, Meta(pattern=r"^[0-9a-fA-F.:]{2,45}/[0-9]{1,3}" + names.END)]
 LinkName = Annotated[str, Meta(pattern=names.LINK)]
 File = Annotated[str, Meta(pattern=r"^/[^\x00]*" + names.END)]
 Url = Annotated[str, Meta(pattern=r"^(unix:///|https?://)[^\s]+" + names.END, max_length=300)]
@@ -62,7 +67,9 @@ class ServerSection(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
 
 class BondSection(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """One bond; names, meanings and values are the kernel's, and what is left out is the kernel's
-    choice (Documentation/networking/bonding.rst), but for `mode` and `miimon` (100 ms)."""
+    choice (Documentation/networking/bonding.rst), but for `mode` and `miimon` (100 ms).
+    `take_addresses`: the node's own addresses and routes move with a card into the bond, and back
+    where the default gateway does not answer within `gateway_timeout` seconds."""
 
     name: LinkName
     slaves: Annotated[tuple[LinkName, ...], Meta(min_length=1, max_length=16)]
@@ -80,16 +87,45 @@ class BondSection(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     mtu: Annotated[int, Meta(ge=0, le=65535)] = 0
     arp_interval: Count | None = None
     arp_ip_target: tuple[Address, ...] | None = None
+    take_addresses: bool = False
+    gateway_timeout: Annotated[float, Meta(gt=0, le=120)] = 10.0
+
+
+class AgentSection(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How `netspace-agent serve` works. `at_once`: calls it works on together; `waiting`: calls
+    that wait for their turn; `timeout`: seconds a call may take with its waiting, fewer than the 90
+    that the executables wait; `report`: seconds between two reports to the server."""
+
+    socket: File = "/run/netspace/cni.sock"
+    at_once: Annotated[int, Meta(ge=1, le=1024)] = 32
+    waiting: Annotated[int, Meta(ge=0, le=10_000)] = 1000
+    timeout: Annotated[float, Meta(gt=0, le=80)] = 75.0
+    report: Annotated[float, Meta(ge=1, le=86400)] = 300.0
+
+
+class ServicesSection(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The way from pods to Services and to their own node, by a vmac on each VLAN. `cidrs`: the
+    cluster's Service CIDRs; `node_addresses`: the node's own that pods reach, `auto`: those of its
+    network cards, bonds, VLANs and of the links with a default route; `extra`: what else lies
+    behind the node."""
+
+    cidrs: Annotated[tuple[Cidr, ...], Meta(max_length=16)] = ()
+    node_addresses: Literal["auto"] | Annotated[tuple[Address46, ...], Meta(max_length=64)] = "auto"
+    extra: Annotated[tuple[Cidr, ...], Meta(max_length=64)] = ()
 
 
 class NodeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """`node` empty is the host's name; `state_dir` holds the attachment records."""
+    """`node` empty is the host's name; `state_dir` holds the attachment records. `links`: the
+    address space of the node's logical cards, each under the name its network is to have."""
 
     cluster: Annotated[str, Meta(pattern=names.NAME)]
     node: Annotated[str, Meta(pattern=names.either(names.NODE, ""))] = ""
     server: ServerSection = ServerSection()
     state_dir: File = "/var/lib/netspace"
     bonds: tuple[BondSection, ...] = ()
+    links: Annotated[tuple[NewNetwork, ...], Meta(max_length=4096)] = ()
+    services: ServicesSection | None = None
+    agent: AgentSection = AgentSection()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
@@ -185,12 +221,39 @@ def _contradictions(config: NodeConfig) -> list[str]:
     secured = any(url.startswith("https://") for url in config.server.endpoints)
     if not all(files) and (any(files) or secured):
         found.append("server: https needs ca, cert and key: name all three")
+    found += _no_networks(config.services)
+    seen: set[str] = set()
+    for at, link in enumerate(config.links):
+        try:
+            slots = SlotMap.of(link.ipv4, link.ipv6, link.mapping)
+            slots.parse_ranges(link.range)
+            slots.parse_ranges(link.exclude)
+        except SlotError as error:
+            found.append(f"links[{at}]: {error}")
+        if link.name in seen:
+            found.append(f"links[{at}].name: {link.name} stands there twice")
+        seen.add(link.name)
     owners: dict[str, str] = {}
     for at, bond in enumerate(config.bonds):
         for name in (bond.name, *bond.slaves):
             if name in owners:
                 found.append(f"bonds[{at}]: {name} stands in {owners[name]} already")
             owners[name] = f"bonds[{at}]"
+    return found
+
+
+def _no_networks(services: ServicesSection | None) -> list[str]:
+    found = []
+    for key, texts in (
+        ("cidrs", services.cidrs if services else ()),
+        ("extra", services.extra if services else ()),
+        ("node_addresses", services.node_addresses if services else ()),
+    ):
+        for at, text in enumerate(() if texts == "auto" else texts):
+            try:
+                ip_network(text)
+            except ValueError as error:
+                found.append(f"services.{key}[{at}]: {error}")
     return found
 
 

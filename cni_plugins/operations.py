@@ -10,22 +10,22 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Coroutine, Mapping
-from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from cni_plugins import add, check, delete, ipam
 from cni_plugins.attachment import Host
 from cni_plugins.failures import to_cni_error
+from cni_plugins.hosts import client_of, host_on
 from cni_plugins.leases import replay_pending
 from cni_plugins.netconf import OWN_IPAM, parse_netconf
 from cni_plugins.protocol import TRY_AGAIN, CniError, Invocation
-from cni_plugins.records import Plugin, Records
+from cni_plugins.records import Plugin
 from cni_plugins.results import encode_ipam_result, encode_result
 from cni_plugins.setting import node_of
 from cni_plugins.wiring import HostWiring
-from ipam_server.client import Client
 from netspace import logs
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 REPLAYED: Final = 3
@@ -46,16 +46,9 @@ def serve(
     logs.setup(node.log_level)
 
     async def whole() -> int:
-        async with Client(node.server.endpoints, node.server.timeout, node.server.tls()) as client:
-            host = Host(
-                cluster=node.cluster,
-                node=node.node_name,
-                records=Records(Path(node.state_dir)),
-                client=client,
-                wiring=HostWiring(),
-                environ=dict(environ),
-            )
-            output = await _interruptible(operate(plugin, host, invocation))
+        async with client_of(node) as client:
+            host = host_on(node, client, HostWiring(), environ)
+            output = await _until_signal(Interruptible(operate(plugin, host, invocation)))
             status = answer(output) if output else 0
             if conf.ipam.type == OWN_IPAM and invocation.command in ("ADD", "DEL", "GC"):
                 await _replay(host)
@@ -63,45 +56,69 @@ def serve(
 
     try:
         return asyncio.run(whole())
-    except asyncio.CancelledError:
-        raise CniError(
+    except (Exception, asyncio.CancelledError) as error:
+        raise failure_of(invocation, error) from None
+
+
+def failure_of(invocation: Invocation, error: BaseException) -> CniError:
+    """What is answered to an operation that ended so, once it is in the log."""
+    if isinstance(error, asyncio.CancelledError):
+        return CniError(
             TRY_AGAIN, f"{invocation.command} was interrupted", "what was begun is undone"
-        ) from None
-    except Exception as error:
-        failure = to_cni_error(error)
-        logger.error(
-            "%s failed",
-            invocation.command,
-            extra={
-                "network": invocation.network,
-                "container": invocation.container,
-                "ifname": invocation.ifname,
-                "code": failure.code,
-                "error": str(failure),
-            },
-            exc_info=None if isinstance(error, CniError) or failure.code < 121 else error,
         )
-        raise failure from None
+    failure = to_cni_error(error)
+    logger.error(
+        "%s failed",
+        invocation.command,
+        extra={
+            "network": invocation.network,
+            "container": invocation.container,
+            "ifname": invocation.ifname,
+            "code": failure.code,
+            "error": str(failure),
+        },
+        exc_info=None if isinstance(error, CniError) or failure.code < 121 else error,
+    )
+    return failure
 
 
-async def _interruptible(work: Coroutine[None, None, bytes]) -> bytes:
-    """The result of the work, which SIGTERM and SIGINT cancel. A cancellation that comes when the
-    last step is done comes too late: the result counts, and later signals are not heeded."""
-    done: list[bytes] = []
+class Interruptible(Generic[T]):
+    """Work that begins now and can be told to stop, which undoes what it began. A cancellation that
+    comes when the last step is done comes too late: the result counts."""
 
-    async def kept() -> None:
-        done.append(await work)
+    def __init__(self, work: Coroutine[None, None, T]) -> None:
+        self._results: list[T] = []
+        self._task = asyncio.ensure_future(self._kept(work))
 
-    task = asyncio.ensure_future(kept())
+    def cancel(self) -> None:
+        """Have the work stop and undone, if it is not done."""
+        self._task.cancel()
+
+    async def result(self) -> T:
+        """The result of the work; `CancelledError` where it was stopped in time."""
+        try:
+            await self._task
+        except asyncio.CancelledError:
+            if not self._results:
+                raise
+        return self._results[0]
+
+    async def ended(self, *others: asyncio.Task[object]) -> bool:
+        """Waits until the work or one of the others has ended; whether it was the work."""
+        await asyncio.wait({self._task, *others}, return_when=asyncio.FIRST_COMPLETED)
+        return self._task.done()
+
+    async def _kept(self, work: Coroutine[None, None, T]) -> None:
+        self._results.append(await work)
+
+
+async def _until_signal(work: Interruptible[T]) -> T:
+    """The result of the work, which SIGTERM and SIGINT cancel; those that come too late are not
+    heeded."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if not done:
-            raise
-    return done[0]
+        loop.add_signal_handler(number, work.cancel)
+    return await work.result()
 
 
 async def operate(plugin: Plugin, host: Host, invocation: Invocation) -> bytes:

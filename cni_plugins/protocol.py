@@ -173,7 +173,8 @@ def parse(environ: Mapping[str, str], stdin: bytes) -> Invocation:
 
 def parse_args(text: str) -> dict[str, str]:
     """The pairs of CNI_ARGS, in any order. A key this project does not know is refused unless
-    IgnoreUnknown is true (CNI conventions, CNI_ARGS)."""
+    IgnoreUnknown is true (CNI conventions, CNI_ARGS). Multus names every key twice, its own pairs
+    before the runtime's: that is taken where both say the same."""
     args: dict[str, str] = {}
     for pair in text.split(";") if text else ():
         if pair.count("=") != 1:
@@ -181,12 +182,18 @@ def parse_args(text: str) -> dict[str, str]:
                 "CNI_ARGS is wrong", f"{pair[:60]!r} does not have exactly one '=' in it"
             )
         key, _, value = pair.partition("=")
-        if key in args:
-            _bad_environment("CNI_ARGS is wrong", f"{key[:60]!r} stands there twice")
-        args[key] = value
-    ignore = args.get("IgnoreUnknown", "0").lower()
-    if ignore not in _TRUE + _FALSE:
-        _bad_environment("CNI_ARGS is wrong", f"IgnoreUnknown is {ignore[:20]!r}, not 1 or 0")
+        if key == "IgnoreUnknown":
+            value = value.lower()
+            if value not in _TRUE + _FALSE:
+                _bad_environment(
+                    "CNI_ARGS is wrong", f"IgnoreUnknown is {value[:20]!r}, not 1 or 0"
+                )
+            value = _TRUE[0] if value in _TRUE else _FALSE[0]
+        if args.setdefault(key, value) != value:
+            _bad_environment(
+                "CNI_ARGS is wrong", f"{key[:60]!r} stands there twice with different values"
+            )
+    ignore = args.get("IgnoreUnknown", _FALSE[0])
     for key, value in args.items():
         if key not in _ARGUMENTS and ignore in _FALSE:
             _bad_environment(
@@ -216,6 +223,15 @@ def decode_object(text: bytes, what: str) -> dict[str, Any]:
         return strict_json.decode(text)
     except ValueError as error:
         raise CniError(UNDECODABLE, f"{what} cannot be decoded", str(error)[:300]) from None
+
+
+def version_for_errors(stdin: bytes) -> str:
+    """The version an error is written in: the configuration's, where it has one that is known."""
+    try:
+        named = decode_config(stdin).get("cniVersion")
+    except CniError:
+        return VERSIONS[-1]
+    return named if named in VERSIONS else VERSIONS[-1]
 
 
 def valid_attachments(config: Mapping[str, Any]) -> frozenset[tuple[str, str]] | None:

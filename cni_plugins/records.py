@@ -5,7 +5,7 @@ renamed. A record is there before the server is asked for anything and goes when
 take back, so DEL without `prevResult`, GC, repair and pending releases all live from these files.
 STATE_DIR/mappings keeps each network's slot mapping, so that an answer that would move addresses
 is noticed. STATE_DIR/since.json says from which revision of the cluster's state on the records are
-complete.
+complete. STATE_DIR/made says which VLAN interfaces are ours.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from cni_plugins.answers import INCONSISTENT
+from cni_plugins.disk import read_whole, write_synced
+from cni_plugins.made import Made
+from cni_plugins.places import Place, Places
 from cni_plugins.protocol import CniError
 from cni_plugins.results import Result
 from netspace.messages import Allocation, NetworkView, Pod
@@ -29,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _SAFE: Final = re.compile(rb"[A-Za-z0-9_.-]")
 _SUFFIX: Final = ".json"
+_HALF: Final = f"{_SUFFIX}.new"
 _BROKEN: Final = ".broken"
 _MAX_BROKEN: Final = 1000
 
@@ -45,6 +49,8 @@ class Key(msgspec.Struct, frozen=True):
     ifname: str
 
     def __str__(self) -> str:
+        if self.ifname.isascii() and self.ifname.isalnum():
+            return f"{self.container}@{self.ifname}"
         ifname = self.ifname.encode()
         quoted = b"".join(
             part if _SAFE.match(part) else b"%%%02x" % part[0]
@@ -61,7 +67,9 @@ class Record(msgspec.Struct, kw_only=True):
     interface, `netspace-ipam` only holds the address). `network` is the CNI network's name, `ipam`
     its IPAM plugin. `claim` is None where that is none of ours, and once the server has taken
     the slot back; `allocation` is None before the server has answered. `result` is what ADD
-    answered. `mac`, `master`, `vlan`, `mode` and `mtu` are enough to build the interface again.
+    answered. `mac`, `master`, `vlan`, `mode` and `mtu` are enough to build the interface again,
+    in the namespace that `sandbox` tells from all others (the path may be another's by now).
+    `fenced`: why the interface must stay down, empty where it need not.
     """
 
     state: State
@@ -82,6 +90,9 @@ class Record(msgspec.Struct, kw_only=True):
     mode: str = ""
     mtu: int = 0
     in_container: bool = False
+    conflict: bool = False
+    sandbox: str = ""
+    fenced: str = ""
     result: Result | None = None
 
     @property
@@ -98,15 +109,23 @@ class Records:
     """The records of one node below its state folder. Every method blocks for a file or two."""
 
     def __init__(self, state_dir: Path) -> None:
+        self.folder = state_dir
         self._attachments = state_dir / "attachments"
         self._mappings = state_dir / "mappings"
         self._since = state_dir / "since.json"
         self.locks = state_dir / "locks"
+        self.made = Made(state_dir / "made")
+        self._places = Places(self._attachments, _SUFFIX)
+        self._agreed: dict[str, list[str | None]] = {}
 
     def load(self, key: Key) -> Record | None:
         """The attachment's record; None where there is none, or none that can be read: that one is
         set aside, with a line in the log."""
         return self._read(self._attachments / f"{key}{_SUFFIX}")
+
+    def there(self, key: Key) -> bool:
+        """Whether the attachment has a record, which may be one that cannot be read."""
+        return (self._attachments / f"{key}{_SUFFIX}").exists()
 
     def all(self) -> list[Record]:
         """Every record that can be read, in no particular order."""
@@ -117,14 +136,30 @@ class Records:
         found = (self._read(path) for path in paths if path.suffix == _SUFFIX)
         return [record for record in found if record is not None]
 
+    def at(self, place: Place) -> list[Record]:
+        """The records of one place of a pod. The first time every record is looked at, after that
+        what has changed; for the thread of the event loop."""
+        found = (self._read(self._attachments / name) for name in self._places.at(place))
+        return [r for r in found if r is not None and Place.of(r.cluster, r.pod, r.ifname) == place]
+
     def save(self, record: Record) -> None:
         """Writes the record; when this returns it outlives a power cut."""
-        _write(self._attachments / f"{record.key}{_SUFFIX}", msgspec.json.encode(record))
+        write_synced(self._attachments / f"{record.key}{_SUFFIX}", msgspec.json.encode(record))
 
     def delete(self, key: Key) -> None:
         """Takes the record away; nothing happens where there is none."""
         with contextlib.suppress(FileNotFoundError):
             (self._attachments / f"{key}{_SUFFIX}").unlink()
+
+    def half_written(self) -> list[tuple[str, Path]]:
+        """Records that somebody is writing, or was when it was killed, each with its key's text."""
+        try:
+            paths = list(self._attachments.iterdir())
+        except FileNotFoundError:
+            return []
+        return [
+            (path.name.removesuffix(_HALF), path) for path in paths if path.name.endswith(_HALF)
+        ]
 
     def set_aside(self) -> list[Key]:
         """The attachments whose records could not be read; their interfaces may be there still."""
@@ -146,7 +181,7 @@ class Records:
         try:
             known: int = msgspec.json.decode(self._since.read_bytes(), type=int)
         except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
-            _write(self._since, msgspec.json.encode(present))
+            write_synced(self._since, msgspec.json.encode(present))
             return present
         return known
 
@@ -154,6 +189,8 @@ class Records:
         """Remembers the network's mapping. `CniError` 110 where it was another one before: the same
         network's slots must never be other addresses."""
         told = [network.ipv4, network.ipv6, network.mapping]
+        if self._agreed.get(network.uid) == told:
+            return
         path = self._mappings / f"{re.sub(r'[^A-Za-z0-9_-]', '_', network.uid)[:100]}{_SUFFIX}"
         try:
             known = msgspec.json.decode(path.read_bytes())
@@ -164,7 +201,7 @@ class Records:
             known = None
         if known is None:
             # Many attachments may see a network for the first time at once: all write the same.
-            _write(path, msgspec.json.encode(told), os.urandom(4).hex())
+            write_synced(path, msgspec.json.encode(told), os.urandom(4).hex())
         elif known != told:
             raise CniError(
                 INCONSISTENT,
@@ -173,10 +210,11 @@ class Records:
                 f"{told}: nothing was configured; if the state was restored from elsewhere, "
                 f"drain the node and delete {path}",
             )
+        self._agreed[network.uid] = told
 
     def _read(self, path: Path) -> Record | None:
         try:
-            data = path.read_bytes()
+            data = read_whole(path)
         except FileNotFoundError:
             return None
         try:
@@ -199,24 +237,3 @@ class Records:
                     "a record cannot be read, it was set aside", extra={"file": str(aside)}
                 )
                 return
-
-
-def _write(path: Path, data: bytes, writer: str = "") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # Not ending in the suffix: a half-written one is never read.
-    temporary = path.with_name(f"{path.name}.new{writer}")
-    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(file, "wb") as output:
-            output.write(data)
-            output.flush()
-            os.fsync(output.fileno())
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -72,6 +72,7 @@ class Private(msgspec.Struct, kw_only=True, omit_defaults=True):
     vlan: int | None = None
     mtu: int = 0
     network: str = ""
+    probe: bool = False
 
 
 class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -109,7 +110,7 @@ def parse_result(value: Any, code: int, what: str) -> Result:
             f"its cniVersion is {str(version)[:20]!r}: it must be one of {', '.join(VERSIONS)}",
         )
     try:
-        result = msgspec.convert(_without_null(value), Result)
+        result = msgspec.convert(without_null(value), Result)
         _check(result)
     except (msgspec.ValidationError, ValueError) as error:
         raise CniError(code, f"{what} is wrong", str(error)[:300]) from None
@@ -134,7 +135,7 @@ def parse_delegated(value: Any, ipam: str) -> Result:
 def parse_routes(values: list[dict[str, Any]], code: int, what: str) -> list[Route]:
     """Routes of a configuration, in the form that results have."""
     try:
-        routes = msgspec.convert([_without_null(value) for value in values], list[Route])
+        routes = msgspec.convert([without_null(value) for value in values], list[Route])
         for route in routes:
             _check_route(route)
     except (msgspec.ValidationError, ValueError) as error:
@@ -196,12 +197,12 @@ def _kept(value: Interface | Ip | Route, keys: tuple[str, ...] | None) -> dict[s
     return fields if keys is None else {key: fields[key] for key in keys if key in fields}
 
 
-def _without_null(value: Any) -> Any:
+def without_null(value: Any) -> Any:
     """The value without members that are null, which others write for what is not there."""
     if isinstance(value, dict):
-        return {key: _without_null(item) for key, item in value.items() if item is not None}
+        return {key: without_null(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
-        return [_without_null(item) for item in value]
+        return [without_null(item) for item in value]
     return value
 
 

@@ -23,6 +23,11 @@ def node_of(conf: NetConf) -> NodeConfig:
     try:
         return node_config.load(Path(path))
     except Problem as problem:
-        raise CniError(
-            INVALID_CONFIG, "the node's configuration is wrong", f"{problem.detail}: {problem.do}"
-        ) from None
+        raise misconfigured(problem) from None
+
+
+def misconfigured(problem: Problem) -> CniError:
+    """The error for what `node_config.load` finds."""
+    return CniError(
+        INVALID_CONFIG, "the node's configuration is wrong", f"{problem.detail}: {problem.do}"
+    )

@@ -1,17 +1,18 @@
-"""STATUS: whether an ADD could be served now. Asked every half second, so it loads as little as it
-can: no event loop, no client, no netlink.
+"""STATUS: whether an ADD could be served now. Asked every half second, so `check`, which has a
+process of its own, loads as little as it can: no event loop, no client, no netlink. `check_here` is
+for a process that has all that already.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cni_plugins.netconf import OWN_IPAM, parse_netconf
-from cni_plugins.node_config import ServerSection
+from cni_plugins.node_config import NodeConfig, ServerSection
 from cni_plugins.protocol import UNAVAILABLE, CniError, Invocation
 from cni_plugins.setting import node_of
 from netspace.endpoints import Endpoint
@@ -29,16 +30,46 @@ def check(plugin: str, invocation: Invocation, environ: Mapping[str, str]) -> No
     without us, so 51 is never said."""
     conf = parse_netconf(invocation.config)
     node = node_of(conf)
-    if conf.ipam.type and conf.ipam.type != OWN_IPAM:
-        _forward(invocation, conf.ipam.type, environ)
+    if conf.ipam.type not in ("", OWN_IPAM):
+        import asyncio
+
+        asyncio.run(forward(invocation, environ))
         return
+    _refuse_unwritable(plugin, node)
+    if conf.ipam.type == OWN_IPAM:
+        _ask_servers(node.server)
+
+
+async def check_here(
+    plugin: str, invocation: Invocation, node: NodeConfig, ready: Callable[[], Awaitable[None]]
+) -> None:
+    """As `check`, where `ready` raises `Problem` if no server is; not for other IPAM plugins."""
+    _refuse_unwritable(plugin, node)
+    if parse_netconf(invocation.config).ipam.type == OWN_IPAM:
+        try:
+            await ready()
+        except Problem as problem:
+            raise _nobody_ready(problem.detail) from None
+
+
+async def forward(invocation: Invocation, environ: Mapping[str, str]) -> None:
+    """Asks the other IPAM plugin, whose word counts; its error is passed on."""
+    from cni_plugins import delegate
+
+    ipam = parse_netconf(invocation.config).ipam.type
+    await delegate.run(invocation, ipam, "STATUS", environ)
+
+
+def _refuse_unwritable(plugin: str, node: NodeConfig) -> None:
     folder = Path(node.state_dir)
     if not _writable(folder):
         raise CniError(
             UNAVAILABLE, f"{plugin} cannot keep its records", f"{folder} is not writable"
         )
-    if conf.ipam.type == OWN_IPAM:
-        _ask_servers(node.server)
+
+
+def _nobody_ready(why: str) -> CniError:
+    return CniError(UNAVAILABLE, "no IPAM server is ready", why)
 
 
 def _ask_servers(server: ServerSection) -> None:
@@ -51,7 +82,7 @@ def _ask_servers(server: ServerSection) -> None:
         if not failure:
             return
         failures.append(f"{url}: {failure}")
-    raise CniError(UNAVAILABLE, "no IPAM server is ready", "; ".join(failures))
+    raise _nobody_ready("; ".join(failures))
 
 
 def _readiness(endpoint: Endpoint, tls: Tls | None) -> str:
@@ -99,11 +130,3 @@ def _writable(folder: Path) -> bool:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return os.access(folder, os.W_OK | os.X_OK)
-
-
-def _forward(invocation: Invocation, ipam: str, environ: Mapping[str, str]) -> None:
-    import asyncio
-
-    from cni_plugins import delegate
-
-    asyncio.run(delegate.run(invocation, ipam, "STATUS", environ))

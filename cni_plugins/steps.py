@@ -33,7 +33,7 @@ async def settled(work: Awaitable[T]) -> T:
 
 async def in_thread(call: Callable[[], T]) -> T:
     """The result of a call that blocks for files, without stopping the other coroutines."""
-    return await settled(asyncio.to_thread(call))
+    return await settled(asyncio.get_running_loop().run_in_executor(None, call))
 
 
 class Undo:

@@ -7,23 +7,28 @@ each method. What fails in a job is undone in that job, so a method leaves all o
 from __future__ import annotations
 
 import asyncio
-from ipaddress import ip_address, ip_interface, ip_network
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from typing import Final, Protocol
 
 import msgspec
 
 import hostnet
+from cni_plugins.made import boot_id
 from cni_plugins.results import Ip, Route
 from hostnet import Kernel, Link, Net, Netns
 
 _MAIN_TABLE: Final = 254
+_PROBE: Final = 0.5
+"""Seconds that another owner of an address has for its answer."""
 _SCOPES: Final = {0: "global", 200: "site", 253: "link", 254: "host"}
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """An interface to be. `master` is the link on which the VLAN lies, or with `vlan` None the
     macvlan itself; it is looked for in the pod with `in_container`. `mac` empty lets the kernel
-    choose; `mtu` 0 inherits. Every route has its gateway, or none because it is on the link."""
+    choose; `mtu` 0 inherits. `probe`: the link is asked whether somebody else has an address before
+    it is used. Every route has its gateway, or none because it is on the link."""
 
     netns: str
     ifname: str
@@ -35,14 +40,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     in_container: bool
     ips: tuple[Ip, ...]
     routes: tuple[Route, ...]
+    probe: bool = False
 
 
 class Wired(msgspec.Struct, frozen=True):
-    """The interface as made; `made_vlan`: the VLAN interface below it was not there before."""
+    """The interface as made; `made_vlan`: the VLAN interface below it was not there before;
+    `sandbox`: the namespace it is in (`sandbox_of`)."""
 
     mac: str
     mtu: int
     made_vlan: bool
+    sandbox: str = ""
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,10 +76,8 @@ class Wiring(Protocol):
         """Refuses a path at which there is no namespace of a pod, before an address is taken."""
 
     async def attach(self, plan: Plan) -> Wired:
-        """Makes the interface; leaves nothing where it fails."""
-
-    async def announce(self, plan: Plan) -> None:
-        """Tells the neighbours of the addresses."""
+        """Makes the interface and tells the neighbours of its addresses; leaves nothing where it
+        fails."""
 
     async def detach(self, netns: str, ifname: str, mac: str) -> bool:
         """Removes our interface, and what a killed call left of it; True where there was one.
@@ -125,15 +131,6 @@ class HostWiring:
                     await self._kernel.run_between(netns, undo)
                 raise
 
-    async def announce(self, plan: Plan) -> None:
-        addresses = [ip_interface(ip.address).ip for ip in plan.ips]
-
-        def job(pod: Net) -> None:
-            hostnet.announce(pod, hostnet.get_link(pod, plan.ifname), addresses)
-
-        with hostnet.open_netns(plan.netns) as netns:
-            await self._kernel.run(netns, job)
-
     async def detach(self, netns: str, ifname: str, mac: str) -> bool:
         def job(pod: Net) -> bool:
             left = hostnet.delete_link(pod, hostnet.temporary_name(ifname))
@@ -182,6 +179,12 @@ class HostWiring:
             return await self._kernel.run(opened, _default_master)
 
 
+def sandbox_of(netns: Netns) -> str:
+    """What tells the namespace from every other one, on this machine and since it started."""
+    device, inode = netns.identity
+    return f"{boot_id()}:{device}:{inode}"
+
+
 def _attach(home: Net, pod: Net, netns: Netns, plan: Plan) -> Wired:
     made_vlan = plan.vlan is not None and not _vlan(home, plan)
     try:
@@ -197,26 +200,46 @@ def _attach(home: Net, pod: Net, netns: Netns, plan: Plan) -> Wired:
         if made_vlan:
             _drop_vlan(home, plan)
         raise
-    return Wired(made.mac, made.mtu, made_vlan)
+    return Wired(made.mac, made.mtu, made_vlan, sandbox_of(netns))
 
 
 def _configure(pod: Net, link: Link, plan: Plan) -> None:
     interfaces = [ip_interface(ip.address) for ip in plan.ips]
     ipv6 = any(interface.version == 6 for interface in interfaces)
     hostnet.prepare_pod_link(pod, link.name, ipv6=ipv6)
+    if plan.probe:
+        _probe(pod, link, [interface.ip for interface in interfaces])
     for interface in interfaces:
         hostnet.add_address(pod, link, interface)
     hostnet.set_up(pod, link)
     for route in plan.routes:
         try:
-            hostnet.add_route(pod, link, _kernel_route(route))
+            hostnet.add_route(pod, link, kernel_route(route))
         except hostnet.RouteConflict:
             # A pod with several interfaces: the first one that brings a route keeps it, as with
             # the reference plugins.
             continue
+    if interfaces:
+        hostnet.announce(pod, link, [interface.ip for interface in interfaces])
 
 
-def _kernel_route(route: Route) -> hostnet.Route:
+def _probe(pod: Net, link: Link, addresses: Sequence[IPv4Address | IPv6Address]) -> None:
+    """Asks for each address from none, so that nobody learns anything and no gateway is asked."""
+    hostnet.set_up(pod, link)
+    for address in addresses:
+        mac = hostnet.who_has(pod, link, address, wait=_PROBE)
+        if mac is not None:
+            raise hostnet.AddressConflict(
+                "use the address",
+                str(address),
+                f"{mac} answers for it on the VLAN already",
+                "find that machine and give it another address, or exclude this one from the"
+                " network (netspacectl network change --exclude)",
+            )
+
+
+def kernel_route(route: Route) -> hostnet.Route:
+    """A result's route as the kernel takes it."""
     destination = ip_network(route.dst, strict=False)
     return hostnet.Route(
         destination,

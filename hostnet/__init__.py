@@ -10,6 +10,7 @@ from hostnet.announce import announce, announcements
 from hostnet.bond_options import Bond
 from hostnet.bonds import BondState, Card, bond_state, ensure_bond
 from hostnet.errors import (
+    AddressConflict,
     AddressInUse,
     AlreadyThere,
     BondOptionFixed,
@@ -17,6 +18,7 @@ from hostnet.errors import (
     CardHasAddresses,
     CardMissing,
     CardTaken,
+    GatewaySilent,
     GatewayUnreachable,
     InvalidMac,
     InvalidMtu,
@@ -43,6 +45,7 @@ from hostnet.errors import (
     SysctlMissing,
     VlanIdTaken,
 )
+from hostnet.forwarding import list_forwarded
 from hostnet.kernel import Kernel, run_between, run_in
 from hostnet.links import (
     Link,
@@ -59,8 +62,10 @@ from hostnet.links import (
     set_up,
 )
 from hostnet.macvlan import Macvlan, add_macvlan, delete_macvlan, temporary_name
+from hostnet.monitor import LOST, Monitor, News
 from hostnet.netlink import Net, Observer, load
 from hostnet.netns import Netns, anonymous_netns, create_netns, delete_netns, open_netns
+from hostnet.probe import who_has
 from hostnet.routes import (
     LinkRoute,
     Route,
@@ -71,12 +76,16 @@ from hostnet.routes import (
     replace_route,
 )
 from hostnet.sysctls import has_ipv6, prepare_pod_link, read_sysctl, write_sysctl
+from hostnet.uplinks import Belongings, Moving, Take, put_back
 from hostnet.vlans import ensure_vlan, vlan_name
 
 __all__ = [
+    "LOST",
     "Address",
+    "AddressConflict",
     "AddressInUse",
     "AlreadyThere",
+    "Belongings",
     "Bond",
     "BondOptionFixed",
     "BondState",
@@ -85,6 +94,7 @@ __all__ = [
     "CardHasAddresses",
     "CardMissing",
     "CardTaken",
+    "GatewaySilent",
     "GatewayUnreachable",
     "Interface",
     "InvalidMac",
@@ -99,11 +109,14 @@ __all__ = [
     "LinkMissing",
     "LinkRoute",
     "Macvlan",
+    "Monitor",
+    "Moving",
     "NameTaken",
     "Net",
     "Netns",
     "NetnsError",
     "NetnsMissing",
+    "News",
     "NotABond",
     "NotANetns",
     "NotPermitted",
@@ -118,6 +131,7 @@ __all__ = [
     "Route",
     "RouteConflict",
     "SysctlMissing",
+    "Take",
     "VlanIdTaken",
     "add_address",
     "add_macvlan",
@@ -142,11 +156,13 @@ __all__ = [
     "get_link",
     "has_ipv6",
     "list_addresses",
+    "list_forwarded",
     "list_links",
     "list_routes",
     "load",
     "open_netns",
     "prepare_pod_link",
+    "put_back",
     "read_sysctl",
     "rename_link",
     "replace_route",
@@ -157,5 +173,6 @@ __all__ = [
     "set_up",
     "temporary_name",
     "vlan_name",
+    "who_has",
     "write_sysctl",
 ]

@@ -6,11 +6,11 @@ Source: rtnetlink(7); RFC 4862 for duplicate address detection, which ``nodad`` 
 from __future__ import annotations
 
 import ipaddress
-import socket
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any
 
+from hostnet import rtnetlink
 from hostnet.errors import AlreadyThere, Ipv6Missing, NotPermitted, NotSupported, NotThere
 from hostnet.links import Link
 from hostnet.netlink import Net
@@ -19,18 +19,21 @@ Interface = IPv4Interface | IPv6Interface
 _NODAD = 0x02
 _DADFAILED = 0x08
 _TENTATIVE = 0x40
+_PERMANENT = 0x80
 _SCOPES = {0: "global", 200: "site", 253: "link", 254: "host"}
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One address of a link. ``tentative``: IPv6 that is not usable yet; ``failed``: never."""
+    """One address of a link. ``tentative``: IPv6 that is not usable yet; ``failed``: never;
+    ``permanent``: without an end, so not leased by DHCP or a router's advertisement."""
 
     link: int
     interface: Interface
     scope: str
     tentative: bool = False
     failed: bool = False
+    permanent: bool = True
 
 
 def add_address(net: Net, link: Link, interface: Interface, *, nodad: bool = True) -> bool:
@@ -40,18 +43,20 @@ def add_address(net: Net, link: Link, interface: Interface, *, nodad: bool = Tru
     ``AlreadyThere`` (the address with another prefix length), ``Ipv6Missing``.
     """
     what = f"add the address {interface} to"
-    values: dict[str, Any] = {
-        "index": link.index,
-        "family": _family(interface),
-        "address": str(interface.ip),
-        "prefixlen": interface.network.prefixlen,
-    }
-    if interface.version == 6:
-        values["flags"] = _NODAD if nodad else 0
-    elif interface.network.prefixlen < 31:
-        values["broadcast"] = str(interface.network.broadcast_address)
+    broadcast = None
+    if interface.version == 4 and interface.network.prefixlen < 31:
+        broadcast = interface.network.broadcast_address.packed
+    flags = _NODAD if interface.version == 6 and nodad else 0
+    message = rtnetlink.set_address(
+        rtnetlink.NEWADDR,
+        link.index,
+        interface.ip.packed,
+        interface.network.prefixlen,
+        broadcast=broadcast,
+        flags=flags,
+    )
     try:
-        net.change(what, link.name, "addr", "add", **values)
+        net.do(what, link.name, message)
     except AlreadyThere as error:
         if any(a.interface == interface for a in list_addresses(net, link)):
             return False
@@ -78,17 +83,11 @@ def add_address(net: Net, link: Link, interface: Interface, *, nodad: bool = Tru
 
 def delete_address(net: Net, link: Link, interface: Interface) -> bool:
     """Take the address from the link; False when it had none such."""
+    message = rtnetlink.set_address(
+        rtnetlink.DELADDR, link.index, interface.ip.packed, interface.network.prefixlen
+    )
     try:
-        net.change(
-            f"delete the address {interface} of",
-            link.name,
-            "addr",
-            "del",
-            index=link.index,
-            family=_family(interface),
-            address=str(interface.ip),
-            prefixlen=interface.network.prefixlen,
-        )
+        net.do(f"delete the address {interface} of", link.name, message)
     except NotThere:
         return False
     return True
@@ -100,10 +99,6 @@ def list_addresses(net: Net, link: Link | None = None) -> list[Address]:
     which = "the namespace" if link is None else link.name
     messages = net.look("list the addresses of", which, "addr", "dump", **filters)
     return [_address(message) for message in messages]
-
-
-def _family(interface: Interface) -> int:
-    return int(socket.AF_INET if interface.version == 4 else socket.AF_INET6)
 
 
 def _address(message: Any) -> Address:
@@ -118,4 +113,5 @@ def _address(message: Any) -> Address:
         scope=_SCOPES.get(message["scope"], str(message["scope"])),
         tentative=bool(flags & _TENTATIVE),
         failed=bool(flags & _DADFAILED),
+        permanent=bool(flags & _PERMANENT),
     )

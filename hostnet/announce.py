@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import threading
 import time
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
@@ -54,8 +53,8 @@ def unsolicited_neighbour_advertisement(mac: bytes, address: IPv6Address) -> byt
     rest = struct.pack("!I16s", _OVERRIDE, address.packed) + option
     length = 4 + len(rest)
     pseudo = struct.pack("!16s16sI3xB", address.packed, _ALL_NODES.packed, length, _ICMPV6)
-    checksum = _checksum(pseudo + struct.pack("!BBH", _ADVERTISEMENT, 0, 0) + rest)
-    icmp = struct.pack("!BBH", _ADVERTISEMENT, 0, checksum) + rest
+    total = checksum(pseudo + struct.pack("!BBH", _ADVERTISEMENT, 0, 0) + rest)
+    icmp = struct.pack("!BBH", _ADVERTISEMENT, 0, total) + rest
     header = struct.pack(
         "!IHBB16s16s", 6 << 28, length, _ICMPV6, 255, address.packed, _ALL_NODES.packed
     )
@@ -94,13 +93,11 @@ def announce(
         raise InvalidValue(what, which, "it is no Ethernet link", "leave the announcement out")
     try:
         sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-        try:
-            sender.bind((now.name, 0))
-            for frame in announcements(mac, addresses):
-                sender.send(frame)
-        finally:
-            # Closing a packet socket waits for an RCU grace period, 5 to 15 ms: not here.
-            threading.Thread(target=sender.close, name="hostnet-close").start()
+        # Closing a packet socket waits for an RCU grace period, 5 to 15 ms: not here.
+        net.late.callback(sender.close)
+        sender.bind((now.name, 0))
+        for frame in announcements(mac, addresses):
+            sender.send(frame)
     except OSError as error:
         raise from_errno(error.errno or 0, "", what, which) from None
     net.changed("announce")
@@ -124,7 +121,8 @@ def _arp(mac: bytes, address: IPv4Address, *, operation: int, target_mac: bytes)
     return (_BROADCAST + mac + struct.pack("!H", _ARP) + body).ljust(60, b"\0")
 
 
-def _checksum(data: bytes) -> int:
+def checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071) of an even number of bytes."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)

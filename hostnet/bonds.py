@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hostnet.addresses import list_addresses
 from hostnet.bond_options import (
     OPTIONS,
     Bond,
@@ -24,7 +23,6 @@ from hostnet.bond_options import (
 from hostnet.errors import (
     AlreadyThere,
     BondOptionFixed,
-    CardHasAddresses,
     CardMissing,
     CardTaken,
     KernelError,
@@ -43,6 +41,15 @@ from hostnet.links import (
     set_up,
 )
 from hostnet.netlink import Net
+from hostnet.uplinks import (
+    Belongings,
+    Take,
+    give_back,
+    moving_with,
+    settle,
+    strip,
+    strip_all,
+)
 
 _NEEDS = {"empty": "a bond that is down and without cards", "down": "a bond that is down"}
 _BACKUP = 1
@@ -94,19 +101,22 @@ def bond_state(net: Net, name: str) -> BondState:
     )
 
 
-def ensure_bond(net: Net, bond: Bond) -> BondState:
+def ensure_bond(net: Net, bond: Bond, take: Take | None = None) -> BondState:
     """Make the bond, or adopt the one with its name; its cards are in it and it is up.
 
     Cards that an adopted bond has beside ``slaves`` stay. A step that fails is undone with
     all before it: cards come back as they were, an adopted bond's options too, and a new
     bond goes. Errors: ``InvalidValue``; ``NotABond``; ``CardMissing``; ``CardTaken``;
-    ``CardHasAddresses``; ``BondOptionFixed`` (an adopted bond would have to stop for it).
+    ``CardHasAddresses``, unless ``take`` says that the addresses move; ``GatewaySilent`` (they
+    were moved back); ``BondOptionFixed`` (an adopted bond would have to stop for it).
     """
     wanted = wanted_options(bond)
     present = find_link(net, bond.name)
     if present is not None and present.kind != "bond":
         raise _not_a_bond(present)
     cards = [_usable_card(net, bond, name, present) for name in bond.slaves]
+    outside = [card for card in cards if present is None or card.master != present.index]
+    moving = moving_with(net, bond.name, outside, take)
     undo: _Undo = []
     try:
         link = _made(net, bond, wanted, undo) if present is None else None
@@ -118,7 +128,7 @@ def ensure_bond(net: Net, bond: Bond) -> BondState:
             set_mtu(net, link, bond.mtu)
         for card in cards:
             if card.master != link.index:
-                _enslave(net, link, card, undo)
+                _enslave(net, link, card, moving.get(card.name), undo)
         _set_primary(net, bond, link, undo)
         for card in cards:
             if not get_link(net, card.index).up:
@@ -127,6 +137,9 @@ def ensure_bond(net: Net, bond: Bond) -> BondState:
         if not get_link(net, link.index).up:
             undo.append(lambda: set_down(net, link))
             set_up(net, link)
+        if take is not None and moving:
+            undo.append(lambda: strip_all(net, link, moving))
+            settle(net, link, moving, take)
         return bond_state(net, bond.name)
     except BaseException:
         for step in reversed(undo):
@@ -150,14 +163,6 @@ def _usable_card(net: Net, bond: Bond, name: str, present: Link | None) -> Link:
             name,
             f"it belongs to {master.name if master else card.master} already",
             f"take it out there first (ip link set {name} nomaster), or leave it out here",
-        )
-    own = [a.interface for a in list_addresses(net, card) if a.scope != "link"]
-    if own:
-        raise CardHasAddresses(
-            what,
-            name,
-            f"it carries {', '.join(map(str, own))}",
-            f"move the addresses and their routes to {bond.name} or another link first",
         )
     check_mtu(bond.mtu)
     return card
@@ -215,8 +220,8 @@ def _adopt(net: Net, link: Link, wanted: Mapping[str, Any], undo: _Undo) -> None
     _set(net, link, to_netlink(changes))
 
 
-def _enslave(net: Net, bond: Link, card: Link, undo: _Undo) -> None:
-    def give_back() -> None:
+def _enslave(net: Net, bond: Link, card: Link, goods: Belongings | None, undo: _Undo) -> None:
+    def back() -> None:
         now = get_link(net, card.index)
         if now.master == bond.index:
             _set_master(net, bond, card, 0)
@@ -224,7 +229,11 @@ def _enslave(net: Net, bond: Link, card: Link, undo: _Undo) -> None:
             set_mtu(net, card, card.mtu)
         (set_up if card.up else set_down)(net, card)
 
-    undo.append(give_back)
+    if goods is not None:
+        undo.append(partial(give_back, net, card, goods))
+    undo.append(back)
+    if goods is not None:
+        strip(net, card, goods)
     if card.up:
         set_down(net, card)
     _set_master(net, bond, card, bond.index)

@@ -105,6 +105,14 @@ class AddressInUse(KernelError):
     """The hardware or IP address is in use on the same parent or link."""
 
 
+class AddressConflict(KernelError):
+    """Somebody on the link answers for the IP address already."""
+
+
+class GatewaySilent(KernelError):
+    """A gateway does not answer on the link."""
+
+
 class GatewayUnreachable(KernelError):
     """A route's gateway lies in no network of the link."""
 

@@ -6,8 +6,8 @@ handed back to a pool. Any number of jobs may run at once in one process.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 def run_in(netns: Netns | None, job: Callable[[Net], T], observer: Observer | None = None) -> T:
     """Run ``job`` with a ``Net`` in ``netns`` (None: the one this process is in); its result."""
-    return _start(lambda: _job_in(netns, job, observer)).result()
+    return _start(lambda late: _job_in(netns, job, observer, late)).result()
 
 
 def run_between(netns: Netns, job: Callable[[Net, Net], T], observer: Observer | None = None) -> T:
@@ -30,7 +30,7 @@ def run_between(netns: Netns, job: Callable[[Net, Net], T], observer: Observer |
     The host's can do what netlink can; sysctls and packets need the thread itself in the
     namespace, and it is in ``netns``.
     """
-    return _start(lambda: _job_between(netns, job, observer)).result()
+    return _start(lambda late: _job_between(netns, job, observer, late)).result()
 
 
 class Kernel:
@@ -46,39 +46,47 @@ class Kernel:
 
     async def run(self, netns: Netns | None, job: Callable[[Net], T]) -> T:
         """``run_in`` without blocking the event loop."""
-        return await _awaited(_start(lambda: _job_in(netns, job, self._observer)))
+        return await _awaited(_start(lambda late: _job_in(netns, job, self._observer, late)))
 
     async def run_between(self, netns: Netns, job: Callable[[Net, Net], T]) -> T:
         """``run_between`` without blocking the event loop."""
-        return await _awaited(_start(lambda: _job_between(netns, job, self._observer)))
+        return await _awaited(_start(lambda late: _job_between(netns, job, self._observer, late)))
 
 
-def _job_in(netns: Netns | None, job: Callable[[Net], T], observer: Observer | None) -> T:
+def _job_in(
+    netns: Netns | None, job: Callable[[Net], T], observer: Observer | None, late: ExitStack
+) -> T:
     if netns is not None:
         netns.enter()
-    with Net(observer) as net:
+    with Net(observer, late=late) as net:
         return job(net)
 
 
-def _job_between(netns: Netns, job: Callable[[Net, Net], T], observer: Observer | None) -> T:
+def _job_between(
+    netns: Netns, job: Callable[[Net, Net], T], observer: Observer | None, late: ExitStack
+) -> T:
     with ExitStack() as opened:
-        host = opened.enter_context(Net(observer, entered=False))
+        host = opened.enter_context(Net(observer, entered=False, late=late))
         netns.enter()
-        return job(host, opened.enter_context(Net(observer)))
+        return job(host, opened.enter_context(Net(observer, late=late)))
 
 
-def _start(work: Callable[[], T]) -> Future[T]:
+def _start(work: Callable[[ExitStack], T]) -> Future[T]:
+    """Runs the work in a thread of its own. What it leaves in the stack is closed when the result
+    has been told."""
     future: Future[T] = Future()
 
     def body() -> None:
-        try:
-            result = work()
-        except BaseException as error:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
+        with ExitStack() as late:
+            try:
+                result = work(late)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
 
-    threading.Thread(target=body, name="hostnet-job").start()
+    # Not threading.Thread: its start waits until the new thread has had its turn.
+    _thread.start_new_thread(body, ())
     return future
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
+from hostnet import rtnetlink
 from hostnet.errors import (
     AlreadyThere,
     InvalidMac,
@@ -21,7 +21,6 @@ from hostnet.netlink import Net
 
 NAME_BYTES = 15
 MIN_MTU = 68
-_IFF_UP = 1
 _MACVLAN_MODES = {1: "private", 2: "vepa", 4: "bridge", 8: "passthru", 16: "source"}
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
@@ -101,14 +100,11 @@ def find_link(net: Net, which: str | int) -> Link | None:
     """
     if isinstance(which, str):
         check_name(which)
-        wanted: dict[str, Any] = {"ifname": which}
-    else:
-        wanted = {"index": which}
     try:
-        messages = net.look("look up the link", str(which), "link", "get", **wanted)
+        bodies = net.ask("look up the link", str(which), rtnetlink.get_link(which))
     except LinkMissing:
         return None
-    found = _link(messages[0])
+    found = _link(bodies[0])
     return found if which in (found.name, found.index) else None
 
 
@@ -122,7 +118,7 @@ def get_link(net: Net, which: str | int) -> Link:
 
 def list_links(net: Net) -> list[Link]:
     """All links of the namespace."""
-    return [_link(message) for message in net.look("list", "the links", "link", "dump")]
+    return [_link(body) for body in net.ask("list", "the links", rtnetlink.list_links())]
 
 
 def delete_link(net: Net, which: str | int) -> bool:
@@ -131,7 +127,7 @@ def delete_link(net: Net, which: str | int) -> bool:
     if found is None:
         return False
     try:
-        net.change("delete the link", found.name, "link", "del", index=found.index)
+        net.do("delete the link", found.name, rtnetlink.delete_link(found.index))
     except LinkMissing:
         return False
     return True
@@ -139,28 +135,26 @@ def delete_link(net: Net, which: str | int) -> bool:
 
 def set_up(net: Net, link: Link) -> None:
     """Set the link up. ``AddressInUse``: a macvlan's MAC is taken on the same parent."""
-    net.change("set up the link", link.name, "link", "set", index=link.index, state="up")
+    net.do("set up the link", link.name, rtnetlink.set_link(link.index, up=True))
 
 
 def set_down(net: Net, link: Link) -> None:
     """Set the link down. The kernel drops its IPv6 addresses, unless told to keep them."""
-    net.change("set down the link", link.name, "link", "set", index=link.index, state="down")
+    net.do("set down the link", link.name, rtnetlink.set_link(link.index, up=False))
 
 
 def set_mtu(net: Net, link: Link, mtu: int) -> None:
     """Set the MTU in bytes; ``InvalidMtu``, or ``Refused`` when the driver cannot."""
     check_mtu(mtu)
-    what = f"set the MTU {mtu} of"
-    net.change(what, link.name, "link", "set", index=link.index, mtu=mtu)
+    net.do(f"set the MTU {mtu} of", link.name, rtnetlink.set_link(link.index, mtu=mtu))
 
 
 def rename_link(net: Net, link: Link, name: str) -> None:
     """Give the link another name; ``NameTaken`` when another link has it."""
     check_name(name)
     try:
-        net.change(
-            f"rename to {name} the link", link.name, "link", "set", index=link.index, ifname=name
-        )
+        message = rtnetlink.set_link(link.index, name=name)
+        net.do(f"rename to {name} the link", link.name, message)
     except AlreadyThere:
         raise NameTaken(
             f"rename to {name} the link",
@@ -170,22 +164,20 @@ def rename_link(net: Net, link: Link, name: str) -> None:
         ) from None
 
 
-def _link(message: Any) -> Link:
-    info = message.get_attr("IFLA_LINKINFO")
-    kind = (info.get_attr("IFLA_INFO_KIND") if info else None) or ""
-    data = info.get_attr("IFLA_INFO_DATA") if info else None
-    mode = data.get_attr("IFLA_MACVLAN_MODE") if data and kind == "macvlan" else None
+def _link(body: bytes) -> Link:
+    found = rtnetlink.read_link(body)
+    mode = found.macvlan_mode
     return Link(
-        index=message["index"],
-        name=message.get_attr("IFLA_IFNAME"),
-        kind=kind,
-        mac=message.get_attr("IFLA_ADDRESS") or "",
-        mtu=message.get_attr("IFLA_MTU") or 0,
-        up=bool(message["flags"] & _IFF_UP),
-        carrier=bool(message.get_attr("IFLA_CARRIER")),
-        parent=message.get_attr("IFLA_LINK") or None,
-        parent_netns=message.get_attr("IFLA_LINK_NETNSID"),
-        master=message.get_attr("IFLA_MASTER") or None,
-        vlan_id=data.get_attr("IFLA_VLAN_ID") if data and kind == "vlan" else None,
-        macvlan_mode=_MACVLAN_MODES.get(mode, mode) if mode is not None else None,
+        index=found.index,
+        name=found.name,
+        kind=found.kind,
+        mac=found.mac,
+        mtu=found.mtu,
+        up=bool(found.flags & rtnetlink.UP),
+        carrier=found.carrier,
+        parent=found.parent,
+        parent_netns=found.parent_netns,
+        master=found.master,
+        vlan_id=found.vlan_id,
+        macvlan_mode=None if mode is None else _MACVLAN_MODES.get(mode, str(mode)),
     )

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
+from hostnet import rtnetlink
 from hostnet.errors import (
     AlreadyThere,
     InvalidValue,
@@ -33,7 +33,8 @@ from hostnet.links import (
 from hostnet.netlink import Net
 from hostnet.netns import Netns
 
-MODES = ("bridge", "private", "vepa", "passthru")
+_MODE_NUMBERS = {"bridge": 4, "private": 1, "vepa": 2, "passthru": 8}
+MODES = tuple(_MODE_NUMBERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,27 +78,22 @@ def add_macvlan(home: Net, pod: Net, target: Netns, wanted: Macvlan) -> Link:
         raise ParentMissing(
             what, wanted.parent, "there is no such link", "make it first, or correct the name"
         )
-    values: dict[str, Any] = {"macvlan_mode": wanted.mode, "mtu": check_mtu(wanted.mtu, parent)}
-    if wanted.mac is not None:
-        values["address"] = check_mac(wanted.mac)
+    mtu = check_mtu(wanted.mtu, parent)
+    mac = None if wanted.mac is None else check_mac(wanted.mac)
     if find_link(pod, wanted.name) is not None:
         raise _taken(wanted)
 
     temporary = temporary_name(wanted.name)
-    request = {
-        "kind": "macvlan",
-        "ifname": temporary,
-        "link": parent.index,
-        "net_ns_fd": target.fd,
-        **values,
-    }
+    request = rtnetlink.add_macvlan(
+        temporary, parent.index, target.fd, _MODE_NUMBERS[wanted.mode], mac, mtu
+    )
     made: Link | None = None
     try:
         try:
-            home.change(what, wanted.parent, "link", "add", **request)
+            home.do(what, wanted.parent, request)
         except AlreadyThere:
             delete_link(pod, temporary)
-            home.change(what, wanted.parent, "link", "add", **request)
+            home.do(what, wanted.parent, request)
         except LinkMissing as error:
             raise ParentMissing(
                 what, wanted.parent, error.why, "it was just deleted; make it again"

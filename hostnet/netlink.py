@@ -1,25 +1,34 @@
 """``Net``: one open netlink socket in one network namespace, as a job gets it.
 
-Everything that reads or changes the kernel through netlink passes ``look`` or ``change``;
-sysctls and packets announce their changes through ``changed``. So one observer sees every
-single step, and numbers from the kernel become typed errors in one place.
+Everything that reads or changes the kernel through netlink passes ``ask`` or ``do`` with a
+message of ``rtnetlink``, or ``look`` or ``change`` where pyroute2 does it; sysctls and packets
+announce their changes through ``changed``. So one observer sees every single step, and numbers
+from the kernel become typed errors in one place.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
 from hostnet.errors import KernelError, from_errno
+from hostnet.netns import Netns
+from hostnet.rtnetlink import ACK, DUMP, Message, packed, parts
 
 Observer = Callable[[str], None]
 """Called after each single change with its name, as in ``"link add"``; may raise."""
 
 _DUMP_TRIES = 5
+_MOST_BYTES = 1 << 16
+_SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
+_THREADS_OWN = "/proc/thread-self/ns/net"
 _loading = threading.Lock()
 _loaded: tuple[Any, type[Exception], type[Exception]] | None = None
 
@@ -28,38 +37,57 @@ class Net:
     """One open netlink socket in one network namespace; used by one thread only.
 
     ``entered``: whether the thread that uses it is in that namespace, which sysctls and
-    packets need. ``close`` is the maker's business.
+    packets need. ``late``: where to leave what takes its time to close, for whoever waits for
+    the job must not wait for that. ``close`` is the maker's business.
     """
 
-    __slots__ = ("_failure", "_interrupted", "_observer", "_socket", "entered")
+    __slots__ = ("_home", "_observer", "_rare", "_sequence", "_socket", "entered", "late")
 
-    def __init__(self, observer: Observer | None = None, *, entered: bool = True) -> None:
-        socket, self._failure, self._interrupted = _pyroute2()
-        try:
-            # Not bound to multicast groups: the kernel picks a free port at the first send,
-            # and no news of other links fills the buffer.
-            self._socket = socket(groups=0, ext_ack=True)
-        except OSError as error:
-            raise from_errno(error.errno or 0, "", "open", "a netlink socket") from None
+    def __init__(
+        self, observer: Observer | None = None, *, late: ExitStack, entered: bool = True
+    ) -> None:
+        self.late = late
         self._observer = observer
+        self._rare: Any = None
+        self._sequence = 0
         self.entered = entered
+        self._home = -1
+        self._socket = _opened()
+        if not entered:
+            self._home = os.open(_THREADS_OWN, os.O_RDONLY | os.O_CLOEXEC)
+
+    def ask(self, what: str, which: str, message: Message) -> list[bytes]:
+        """Send one reading request; the bodies of the messages of the answer, one where it asks
+        for one object."""
+        for _ in range(_DUMP_TRIES):
+            whole, bodies = self._answer(what, which, message)
+            if whole:
+                return bodies
+        raise from_errno(11, "the list changed while it was read", what, which)
+
+    def do(self, what: str, which: str, message: Message) -> None:
+        """Send one changing request and tell the observer when the kernel did it."""
+        self._answer(what, which, message, ACK)
+        self.changed(message.step)
 
     def look(self, what: str, which: str, verb: str, command: str, **values: Any) -> list[Any]:
-        """Send one reading request; the messages of the answer."""
+        """Send one reading request through pyroute2; the messages of the answer."""
+        _, failure, interrupted = _pyroute2()
         for _ in range(_DUMP_TRIES):
             try:
-                return list(getattr(self._socket, verb)(command, **values))
-            except self._interrupted:
+                return list(getattr(self._pyroute2(), verb)(command, **values))
+            except interrupted:
                 continue
-            except self._failure as error:
+            except failure as error:
                 raise self._typed(error, what, which) from None
         raise from_errno(11, "the list changed while it was read", what, which)
 
     def change(self, what: str, which: str, verb: str, command: str, **values: Any) -> None:
-        """Send one changing request and tell the observer when the kernel did it."""
+        """Send one changing request through pyroute2 and tell the observer when it is done."""
+        _, failure, _ = _pyroute2()
         try:
-            getattr(self._socket, verb)(command, **values)
-        except self._failure as error:
+            getattr(self._pyroute2(), verb)(command, **values)
+        except failure as error:
             raise self._typed(error, what, which) from None
         self.changed(f"{verb} {command}")
 
@@ -69,8 +97,14 @@ class Net:
             self._observer(step)
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the sockets."""
         self._socket.close()
+        if self._home >= 0:
+            os.close(self._home)
+            self._home = -1
+        if self._rare is not None:
+            self._rare.close()
+            self._rare = None
 
     def __enter__(self) -> Net:
         return self
@@ -83,6 +117,45 @@ class Net:
     ) -> None:
         self.close()
 
+    def _answer(
+        self, what: str, which: str, message: Message, flags: int = 0
+    ) -> tuple[bool, list[bytes]]:
+        """The bodies of an answer; False where the list changed while it was read."""
+        self._sequence += 1
+        bodies: list[bytes] = []
+        whole, several = True, message.flags & DUMP == DUMP
+        try:
+            self._socket.send(packed(message, self._sequence, flags))
+            while True:
+                for part in parts(self._socket.recv(_MOST_BYTES)):
+                    if part.sequence != self._sequence:
+                        continue
+                    whole = whole and not part.interrupted
+                    if part.code:
+                        raise from_errno(part.code, part.text, what, which)
+                    if part.code == 0:
+                        return whole, bodies
+                    bodies.append(part.body)
+                if bodies and not several:
+                    return whole, bodies
+        except OSError as error:
+            raise from_errno(error.errno or 0, "", what, which) from None
+
+    def _pyroute2(self) -> Any:
+        """pyroute2's socket in this namespace, opened when first needed."""
+        if self._rare is None:
+            if self.entered:
+                self._rare = _open_rare()
+            else:
+                back = Netns(os.open(_THREADS_OWN, os.O_RDONLY | os.O_CLOEXEC), "(the job's)")
+                with back, Netns(os.dup(self._home), "(the host's)") as home:
+                    home.enter()
+                    try:
+                        self._rare = _open_rare()
+                    finally:
+                        back.enter()
+        return self._rare
+
     @staticmethod
     def _typed(error: Exception, what: str, which: str) -> KernelError:
         code, said = error.args[0], error.args[1] if len(error.args) > 1 else ""
@@ -90,8 +163,29 @@ class Net:
 
 
 def load() -> None:
-    """Import the netlink library now rather than with the first socket (about 70 ms)."""
+    """Import pyroute2 now rather than when something first needs it (about 70 ms)."""
     _pyroute2()
+
+
+def _opened() -> socket.socket:
+    try:
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    except OSError as error:
+        raise from_errno(error.errno or 0, "", "open", "a netlink socket") from None
+    # The kernel's own words with its errors, and not the request again.
+    opened.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
+    opened.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+    return opened
+
+
+def _open_rare() -> Any:
+    iproute, _, _ = _pyroute2()
+    try:
+        # Not bound to multicast groups: the kernel picks a free port at the first send, and no
+        # news of other links fills the buffer.
+        return iproute(groups=0, ext_ack=True)
+    except OSError as error:
+        raise from_errno(error.errno or 0, "", "open", "a netlink socket") from None
 
 
 def _pyroute2() -> tuple[Any, type[Exception], type[Exception]]:

@@ -21,6 +21,7 @@ from hostnet.errors import (
 )
 from hostnet.links import Link
 from hostnet.netlink import Net
+from hostnet.rtnetlink import Message, set_route
 
 MAIN_TABLE = 254
 _ONLINK = 0x04
@@ -87,25 +88,25 @@ def replace_route(net: Net, link: Link, route: Route) -> bool:
 def delete_route(net: Net, link: Link, route: Route) -> bool:
     """Delete the route; False when it was not there."""
     try:
-        net.change(
-            f"delete the route to {route.destination} by",
-            link.name,
-            "route",
-            "del",
-            **_request(link, route),
+        net.do(
+            f"delete the route to {route.destination} by", link.name, _message("del", link, route)
         )
     except NotThere:
         return False
     return True
 
 
-def list_routes(net: Net, link: Link | None = None, *, table: int = MAIN_TABLE) -> list[LinkRoute]:
-    """The unicast routes of one table, of the link or of all links; both families."""
+def list_routes(
+    net: Net, link: Link | None = None, *, table: int | None = MAIN_TABLE
+) -> list[LinkRoute]:
+    """The unicast routes of one table (None: of all), of the link or of all links; both
+    families."""
     which = "the namespace" if link is None else link.name
     found = []
     for family in (socket.AF_INET, socket.AF_INET6):
+        filters = {} if table is None else {"table": table}
         messages = net.look(
-            "list the routes of", which, "route", "dump", family=int(family), table=table
+            "list the routes of", which, "route", "dump", family=int(family), **filters
         )
         found += [r for m in messages if (r := _route(m)) is not None]
     return [r for r in found if link is None or r.link == link.index]
@@ -119,7 +120,7 @@ def _set(net: Net, link: Link, route: Route, command: str) -> bool:
             what, link.name, f"its gateway {gateway} is of the other family", "correct it"
         )
     try:
-        net.change(what, link.name, "route", command, **_request(link, route))
+        net.do(what, link.name, _message(command, link, route))
     except AlreadyThere as error:
         existing = [r for r in list_routes(net, table=route.table) if _same_place(r.route, route)]
         if any(r.link == link.index and _complete(route) == r.route for r in existing):
@@ -144,29 +145,22 @@ def _set(net: Net, link: Link, route: Route, command: str) -> bool:
     return True
 
 
-def _request(link: Link, route: Route) -> dict[str, Any]:
+def _message(command: str, link: Link, route: Route) -> Message:
     route = _complete(route)
     assert route.scope is not None
-    values: dict[str, Any] = {
-        "family": int(socket.AF_INET if route.destination.version == 4 else socket.AF_INET6),
-        "dst": str(route.destination.network_address),
-        "dst_len": route.destination.prefixlen,
-        "oif": link.index,
-        "table": route.table,
-        "scope": _SCOPES[route.scope],
-    }
-    if route.gateway is not None:
-        values["gateway"] = str(route.gateway)
-    if route.source is not None:
-        values["prefsrc"] = str(route.source)
-    if route.priority:
-        values["priority"] = route.priority
-    if route.onlink:
-        values["flags"] = _ONLINK
-    metrics = {k: v for k, v in (("mtu", route.mtu), ("advmss", route.advmss)) if v}
-    if metrics:
-        values["metrics"] = metrics
-    return values
+    return set_route(
+        command,
+        link.index,
+        route.destination.network_address.packed,
+        route.destination.prefixlen,
+        scope=_SCOPES[route.scope],
+        table=route.table,
+        gateway=None if route.gateway is None else route.gateway.packed,
+        source=None if route.source is None else route.source.packed,
+        priority=route.priority,
+        flags=_ONLINK if route.onlink else 0,
+        metrics={k: v for k, v in (("mtu", route.mtu), ("advmss", route.advmss)) if v},
+    )
 
 
 def _complete(route: Route) -> Route:

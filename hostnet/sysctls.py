@@ -8,12 +8,14 @@ sees the one it runs in (Documentation/admin-guide/sysctl, net/sysctl_net.c).
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 from hostnet.errors import InvalidValue, Ipv6Missing, KernelError, SysctlMissing, from_errno
 from hostnet.netlink import Net
 
-_ROOT = Path("/proc/sys/net")
+_ROOT = "/proc/sys/net"
+_MOST_BYTES = 1 << 16
 
 POD_LINK = (
     ("ipv4", "arp_notify", "1"),
@@ -31,7 +33,7 @@ POD_LOOPBACK = (("ipv6", "disable_ipv6", "0"),)
 
 def read_sysctl(net: Net, *segments: str) -> str:
     """The value of net/SEGMENTS…, without the line's end. ``SysctlMissing``, ``Ipv6Missing``."""
-    path = _path(net, segments)
+    path = Path(_path(net, segments))
     try:
         return path.read_text("ascii").rstrip("\n")
     except OSError as error:
@@ -44,13 +46,25 @@ def write_sysctl(net: Net, value: str, *segments: str) -> str:
     Errors: ``SysctlMissing``, ``Ipv6Missing``, ``NotPermitted`` (also where /proc/sys is
     read-only), ``Refused`` (the kernel does not take the value).
     """
-    before = read_sysctl(net, *segments)
-    if before == value:
-        return before
+    path = _path(net, segments)
     try:
-        _path(net, segments).write_text(value, "ascii")
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        # Where /proc/sys is read-only, what is right already is no error.
+        before = read_sysctl(net, *segments)
+        if before == value:
+            return before
+        raise _failed(error, f"write {value!r} to", segments) from None
+    try:
+        before = os.read(file, _MOST_BYTES).decode("ascii").rstrip("\n")
+        if before == value:
+            return before
+        # The kernel takes a value only from the beginning of the file.
+        os.pwrite(file, value.encode("ascii"), 0)
     except OSError as error:
         raise _failed(error, f"write {value!r} to", segments) from None
+    finally:
+        os.close(file)
     net.changed("sysctl write")
     return before
 
@@ -73,10 +87,10 @@ def prepare_pod_link(net: Net, name: str, *, ipv6: bool) -> None:
 
 def has_ipv6() -> bool:
     """Whether the kernel has IPv6 at all (switched off for single links or not)."""
-    return (_ROOT / "ipv6").exists()
+    return Path(_ROOT, "ipv6").exists()
 
 
-def _path(net: Net, segments: tuple[str, ...]) -> Path:
+def _path(net: Net, segments: tuple[str, ...]) -> str:
     if not net.entered:
         raise RuntimeError("this Net's thread is in another namespace: sysctls would miss")
     for segment in segments:
@@ -84,7 +98,7 @@ def _path(net: Net, segments: tuple[str, ...]) -> Path:
             raise InvalidValue(
                 "use the sysctl", "/".join(segments), f"{segment!r} is no segment", "correct it"
             )
-    return _ROOT.joinpath(*segments)
+    return "/".join((_ROOT, *segments))
 
 
 def _failed(error: OSError, what: str, segments: tuple[str, ...]) -> KernelError:

@@ -123,7 +123,7 @@ class Allocations(Leading):
                 if refused is None:
                     assert slot is not None
                     assert held is not None
-                    await self._commit(term, term.freeing(slot, held))
+                    await self._commit(term, term.freeing(slot, held, request.conflict))
                     self.figures.freed["release"] += 1
                 elif (held is None or held.holder.claim != request.claim) and (
                     claimed := (request.claim, *attachment)

@@ -329,6 +329,8 @@ def _exhausted(state: ClusterState, pool: PoolState, now: int, why: str) -> Prob
 def whose(held: Held) -> str:
     """Who holds a slot, in words."""
     holder = held.holder
+    if holder.vmac:
+        return f"the vmac of node {holder.node}"
     if holder.reserved:
         return f"reserved ({holder.note})" if holder.note else "reserved"
     pod = f"{holder.namespace}/{holder.pod}" if holder.pod else f"container {holder.container}"

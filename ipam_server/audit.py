@@ -27,7 +27,7 @@ from statestore import Compare, Delete, KeyValue, Put
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["network", "pool", "address", "cluster", "fabric", "key"]
+Kind = Literal["network", "pool", "address", "node", "cluster", "fabric", "key"]
 
 GROWTH: Final = "elastic growth"
 SHRINKING: Final = "elastic shrinking"
@@ -155,6 +155,8 @@ def _described(op: Put | Delete, state: ClusterState, now: int) -> _Described | 
         found = None if value is None else msgspec.json.decode(value, type=PoolRecord)
         after = None if found is None else _pool(state, found)
         return "pool", names[0], _action(before, after), before, after
+    if kind == "nodes" and value is None:
+        return "node", names[0], "forget", {}, None
     if kind == "slots":
         entry = views.address(state, slot_id(names), now)
         name = str(entry.ipv4 or entry.ipv6)
@@ -166,6 +168,8 @@ def _described(op: Put | Delete, state: ClusterState, now: int) -> _Described | 
         if not holder.reserved:
             return None
         reserved = {"network": names[0], "state": "reserved", "note": holder.note}
+        if holder.vmac:
+            reserved["node"] = holder.node
         return "address", name, "reserve", None, reserved
     return None
 

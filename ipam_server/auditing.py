@@ -32,6 +32,9 @@ LISTED: Final = 1000
 NICE: Final = 10
 """How much this process gives way to the server."""
 
+OPTION: Final = "--audit"
+"""With which netspace-server is this process and no server."""
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -81,6 +84,13 @@ async def _read_fabrics(store: Store, revision: int, into: dict[str, KeyValue]) 
                 into[name] = stored
 
 
+def own_program() -> list[str]:
+    """The command that starts netspace-server: a frozen one is its own interpreter."""
+    if getattr(sys, "frozen", False):
+        return [sys.executable]
+    return [sys.executable, "-m", "ipam_server.main"]
+
+
 class AuditFailed(Exception):
     """The audit could not be made; says why."""
 
@@ -88,7 +98,7 @@ class AuditFailed(Exception):
 async def audit(order: Order, told: Callable[[int], None]) -> Found:
     """What a process of its own finds; it ends with this coroutine. Raises `AuditFailed`."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", f"from {__name__} import main; main()",
+        *own_program(), OPTION,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip

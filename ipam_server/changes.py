@@ -121,11 +121,26 @@ def resizing(keys: Keys, resize: Resize) -> Change:
     )
 
 
-def freeing(keys: Keys, slot: SlotId, held: Held, at: int, sequence: int, said: int = 0) -> Change:
+CONFLICT = "another machine answers for the address"
+"""The note of a release after a conflict."""
+
+
+def freeing(
+    keys: Keys,
+    slot: SlotId,
+    held: Held,
+    at: int,
+    sequence: int,
+    said: int = 0,
+    conflict: bool = False,
+) -> Change:
     """The end of one generation: `at` is the cluster's clock in milliseconds, `sequence` the order
     among the releases of one revision, `said` the time of day (Unix seconds) for people."""
     holder = held.holder
     release = holder.ended(at, sequence, said)
+    if conflict:
+        # Without a name nobody comes back for it: it rests, and is the last to be given again.
+        release = msgspec.structs.replace(release, identity=None, note=CONFLICT)
     slot_key = keys.slot(slot)
     put = Put(keys.released(slot), encode(release))
     then: tuple[Put | Delete, ...] = (Delete(slot_key), put)

@@ -48,6 +48,7 @@ from netspace.messages import (
     Reserve,
     ResizePool,
     Status,
+    Vmac,
 )
 from netspace.problems import Problem
 from netspace.upkeep import AttachmentsReport, Inspection, NodeAttachments, Reclaimed, Repair
@@ -104,6 +105,10 @@ class Client(Asking):
     async def report_node(self, cluster: str, node: str, report: NodeReport) -> Node:
         target = path("clusters", cluster, "nodes", node)
         return await self._ask("PUT", target, Node, report, repeat=True)
+
+    async def ready(self) -> None:
+        """Returns where a server can serve now; raises why none can."""
+        await self._http.request("GET", "/readyz")
 
     async def audit(
         self, cluster: str | None, *, limit: int = 500, after: str | None = None
@@ -191,6 +196,18 @@ class Client(Asking):
 
     async def node(self, cluster: str, name: str) -> Node:
         return await self._ask("GET", path("clusters", cluster, "nodes", name), Node)
+
+    async def forget_node(self, cluster: str, name: str) -> None:
+        await self._http.request("DELETE", path("clusters", cluster, "nodes", name))
+
+    async def vmac(self, cluster: str, node: str, network: str) -> Vmac:
+        """The slot of the node's own interface on the network, given if it has none."""
+        target = path("clusters", cluster, "nodes", node, "vmacs", network)
+        return await self._ask("PUT", target, Vmac, repeat=True)
+
+    async def free_vmac(self, cluster: str, node: str, network: str) -> None:
+        target = path("clusters", cluster, "nodes", node, "vmacs", network)
+        await self._http.request("DELETE", target, repeat=True)
 
     # Networks and pools.
 

@@ -66,6 +66,9 @@ BODIES: Final[tuple[Any, ...]] = (
                 slaves=["eth1", "eth2"],
             )
         ],
+        networks=[
+            m.NewNetwork(name="vlan910", parent="bond0", vlan=910, ipv4="10.91.0.0/24"),
+        ],
     ),
     upkeep.AttachmentsReport(
         seen=0,

@@ -84,6 +84,11 @@ MEANINGS: Final[dict[str, Meaning]] = {
         "nobody can prove to be the holder, so nothing but an admin's word releases it",
         "release it with netspacectl address release once its pod is gone",
     ),
+    "vmac-twice": Meaning(
+        "the node uses one of them, and nobody gets the other",
+        "netspacectl node delete frees both once the node is gone; until then nothing is lost but"
+        " an address",
+    ),
     "claim-buried": Meaning(
         "the claim was released: its node believes that it holds nothing",
         "release the address once its pod is gone",

@@ -59,6 +59,7 @@ class Inspector:
         self._whose: dict[SlotId, str] = {}
         self._strays: list[tuple[bytes, int]] = []
         self._held_strays: set[str] = set()
+        self._vmacs: dict[tuple[str, str], SlotId] = {}
         self._checks: dict[str, Callable[[KeyValue, tuple[str, ...]], None]] = {
             "absences": self._absences,
             "attachments": self._attachment,
@@ -259,6 +260,11 @@ class Inspector:
         fault = _form(holder)
         if fault is not None:
             self._flaw("holder-form", stored.key, f"the holder of {address} {fault}")
+        if holder.vmac:
+            other = self._vmacs.setdefault((slot[0], holder.node), slot)
+            if other != slot:
+                what = f"node {holder.node} has another vmac in network {slot[0]} besides {address}"
+                self._flaw("vmac-twice", stored.key, what, self.keys.slot(other))
         if holder.reserved:
             return
         owner = self._layout.owner(slot)
@@ -308,6 +314,8 @@ class Inspector:
 
 
 def _name(holder: Holder) -> str:
+    if holder.vmac:
+        return f"the vmac of node {holder.node}"
     if holder.reserved:
         return f"a reservation ({holder.note})" if holder.note else "a reservation"
     pod = f"{holder.namespace}/{holder.pod}" if holder.pod else f"container {holder.container}"
@@ -323,6 +331,8 @@ def _clock(value: bytes) -> int:
 
 def _form(holder: Holder) -> str | None:
     """What is wrong with how a holder is named; None where nothing is."""
+    if holder.vmac and not names.matches(names.NODE, holder.node):
+        return f"has no node that could be one: {holder.node[:60]!r}"
     if holder.reserved:
         return "is a reservation, but has a claim" if holder.claim else None
     for what, pattern, text in (

@@ -158,6 +158,7 @@ class PoolState:
             namespaces=self.record.namespaces,
             ranges=self.record.ranges,
             elastic=self.record.elastic,
+            probe=self.record.probe,
             replicas=self.record.replicas,
             surplus=self.record.surplus,
         )

@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 
 import netspace
+from ipam_server import auditing
 from ipam_server.api import Backend, make_application, why_not_ready
 from ipam_server.certificates import Certificates
 from ipam_server.config import DEFAULT_PATH, ServerConfig, own_tls
@@ -53,9 +54,13 @@ WATCH_INTERVAL = 2.0
     help="Configuration file.",
 )
 @click.option("--check", is_flag=True, help="Check the configuration and end.")
+@click.option(auditing.OPTION, "audit", is_flag=True, hidden=True)
 @click.version_option(netspace.__version__, prog_name="netspace-server")
-def main(path: Path, check: bool) -> None:
+def main(path: Path, check: bool, audit: bool) -> None:
     """Hand out pod addresses from pools kept in etcd."""
+    if audit:
+        auditing.main()
+        return
     try:
         config = load(path, ServerConfig)
     except Problem as problem:

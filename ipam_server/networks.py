@@ -36,6 +36,7 @@ def declare(new: NewNetwork, uid: str) -> NetworkRecord:
         mtu=new.mtu,
         range=list(new.range),
         exclude=list(new.exclude),
+        services=new.services,
     )
     slots = _checked(record)
     record = msgspec.structs.replace(
@@ -90,16 +91,17 @@ def check_unchanged(what: str, present: int, seen: int | msgspec.UnsetType) -> N
 
 
 def check_delete(name: str, network: NetworkState, pools: list[PoolState]) -> None:
-    """Refuses while a pool lies in the network or an address of it is held."""
+    """Refuses while a pool lies in the network or anybody but nodes' vmacs holds an address."""
     if pools:
         shown = ", ".join(sorted(pool.name for pool in pools)[:5])
         raise Problem(
             "in-use", f"network {name} has {len(pools)} pools: {shown}", do="delete them first"
         )
-    if network.held:
+    held = sum(not each.holder.vmac for each in network.held.values())
+    if held:
         raise Problem(
             "in-use",
-            f"{len(network.held)} addresses of network {name} are held",
+            f"{held} addresses of network {name} are held",
             do="release them first",
         )
 

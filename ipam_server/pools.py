@@ -49,6 +49,7 @@ def carve(state: ClusterState, new: NewPool, now: int) -> PoolRecord:
         cooldown=new.cooldown,
         retention=new.retention,
         elastic=new.elastic,
+        probe=new.probe,
     )
 
 
@@ -70,6 +71,8 @@ def change(state: ClusterState, pool: PoolState, asked: ChangePool) -> PoolRecor
     if asked.elastic is not msgspec.UNSET:
         _check_bounds(asked.elastic, pool.ranges)
         record = msgspec.structs.replace(record, elastic=asked.elastic)
+    if asked.probe is not msgspec.UNSET:
+        record = msgspec.structs.replace(record, probe=asked.probe)
     record = _followed(pool, record, asked)
     names = (name for name in asked.__struct_fields__ if name != "revision")
     if all(getattr(asked, name) is msgspec.UNSET for name in names):

@@ -222,6 +222,8 @@ class Reclaiming(Upkeep):
 
 def _dispute(state: ClusterState, disputed: Disputed) -> Dispute:
     address, why = adoption.shown(state, disputed)
+    held = state.held(disputed.slot)
+    own = (disputed.container, disputed.ifname)
     return Dispute(
         container=disputed.container,
         ifname=disputed.ifname,
@@ -229,6 +231,7 @@ def _dispute(state: ClusterState, disputed: Disputed) -> Dispute:
         pod=disputed.pod,
         address=address,
         why=why,
+        other=held is not None and held.holder.attachment != own,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from netspace.messages import Elastic, LinkReport, PoolKind
+from netspace.messages import Elastic, LinkReport, NewNetwork, PoolKind, Services
 from netspace.ranges import Ranges
 from netspace.slots import Family, Mapping
 
@@ -61,6 +61,7 @@ class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int
     range: list[str]
     exclude: list[str]
+    services: Services = "open"
 
 
 class PoolRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +76,7 @@ class PoolRecord(msgspec.Struct, frozen=True, kw_only=True):
     cooldown: float
     retention: float = 0
     elastic: Elastic | None = None
+    probe: bool = False
     replicas: int | None = None
     surplus: int = 0
 
@@ -91,9 +93,10 @@ class PoolRecord(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self.elastic, minimum=minimum)
 
 
-class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
+class NodeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: str
     links: list[LinkReport]
+    networks: list[NewNetwork] = []
 
 
 class Absence(msgspec.Struct, frozen=True, array_like=True):
@@ -158,7 +161,8 @@ class Holder(
         "turn": "k",
     },
 ):
-    """Who holds a slot. Without a container it is a reservation. `before` is who held it last when
+    """Who holds a slot. Without a container it is a reservation, and one with a node that node's
+    vmac. `before` is who held it last when
     that was another; `families` empty means all that the network has. `since`: Unix time in
     seconds, for people only; `turn`: how many have held the slot before."""
 
@@ -179,6 +183,11 @@ class Holder(
     @property
     def reserved(self) -> bool:
         return not self.container
+
+    @property
+    def vmac(self) -> bool:
+        """Whether it is a node's own interface on the network."""
+        return self.reserved and bool(self.node)
 
     @property
     def attachment(self) -> tuple[str, str]:

@@ -45,6 +45,8 @@ TABLE: Final[dict[tuple[str, str], Who]] = {
     ("GET", f"{_C}/addresses"): IN_QUERY,
     ("GET", f"{_C}/nodes/{{node}}"): IN_PATH,
     ("PUT", f"{_C}/nodes/{{node}}"): IN_PATH,
+    ("PUT", f"{_C}/nodes/{{node}}/vmacs/{{network}}"): IN_PATH,
+    ("DELETE", f"{_C}/nodes/{{node}}/vmacs/{{network}}"): IN_PATH,
     ("GET", f"{_C}/nodes/{{node}}/attachments"): IN_PATH,
     ("PUT", f"{_C}/nodes/{{node}}/attachments"): IN_PATH,
     ("GET", _C): CLUSTER,

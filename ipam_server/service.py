@@ -20,10 +20,10 @@ from ipam_server.allocator import whose
 from ipam_server.changes import Change, resizing
 from ipam_server.elastic import sized
 from ipam_server.history import history
+from ipam_server.hosting import Hosting
 from ipam_server.inventory import PoolState
 from ipam_server.keys import catalogue
 from ipam_server.keys import fabric as fabric_key
-from ipam_server.reclaiming import Reclaiming
 from ipam_server.records import FabricRecord, Holder, NodeRecord
 from ipam_server.state import ClusterState
 from ipam_server.term import Term
@@ -41,7 +41,7 @@ SHOWN, STEPS = 100, 50
 encode = msgspec.json.encode
 
 
-class ClusterService(Reclaiming):
+class ClusterService(Hosting):
     """One cluster, as seen by this server."""
 
     # Networks
@@ -83,13 +83,15 @@ class ClusterService(Reclaiming):
         return await self.network(name)
 
     async def delete_network(self, name: str) -> None:
-        """Its releases go first, a few at a time, then the network itself."""
+        """The nodes' vmacs and its releases go first, a few at a time, then the network itself."""
 
         async def delete(term: Term) -> Change:
             known = pool_rules.network_of(term.state, name)
             pools = [p for p in term.state.pools.values() if p.record.network == name]
             network_rules.check_delete(name, known, pools)
             keys = term.state.keys
+            vmacs = [i for (network, _), i in term.state.vmacs.items() if network == name]
+            await self._delete(term, [keys.slot((name, i)) for i in sorted(vmacs)])
             await self._delete(term, [keys.released((name, i)) for i in sorted(known.released)])
             fabric, stored = await self._fabric(known.record.fabric)
             fabric = network_rules.left(fabric, self.name, name)
@@ -283,6 +285,13 @@ class ClusterService(Reclaiming):
             held = term.state.held(slot)
             if held is None or not held.holder.reserved:
                 raise Problem("not-found", f"{address} is not reserved")
+            if held.holder.vmac:
+                node = held.holder.node
+                raise Problem(
+                    "in-use",
+                    f"{address} is the vmac of node {node}",
+                    do=f"once the node is gone for good: netspacectl node delete {node}",
+                )
             return term.freeing(slot, held)
 
         await self._reshape(unreserve)
@@ -302,7 +311,9 @@ class ClusterService(Reclaiming):
 
     async def report_node(self, name: str, report: m.NodeReport) -> m.Node:
         term = self._lead()
-        value = encode(NodeRecord(version=report.version, links=report.links))
+        value = encode(
+            NodeRecord(version=report.version, links=report.links, networks=report.networks)
+        )
         put = Put(term.state.keys.node(name), value)
         await self._finish(self._commit(term, Change((), (put,), put.key, value)))
         return await self.node(name)

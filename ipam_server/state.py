@@ -54,7 +54,8 @@ class ClusterState:
     do not exist. `audit`: when each remembered change was made, by its key. `buried`: when each
     claim was released, by the cluster's clock, about in that order. `disputed`: slots that some
     node's live attachment has and is not known for: nobody gets them, free or not. `resizing`:
-    networks of which a pool grows or shrinks in a transaction under way."""
+    networks of which a pool grows or shrinks in a transaction under way. `vmacs`: the slot of each
+    network's and node's vmac."""
 
     name: str
     keys: Keys = field(init=False)
@@ -78,6 +79,7 @@ class ClusterState:
     audit: dict[bytes, int] = field(default_factory=dict)
     buried: dict[Claimed, int] = field(default_factory=dict)
     disputed: dict[SlotId, int] = field(default_factory=dict)
+    vmacs: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.keys = Keys(self.name)
@@ -213,6 +215,9 @@ class ClusterState:
         before = network.held.pop(slot[1], None)
         if before is not None:
             network.reservations.discard(slot[1])
+            place = slot[0], before.holder.node
+            if self.vmacs.get(place) == slot[1]:
+                del self.vmacs[place]
             self._count(before.holder, -1)
             self._forget(before.holder.identity, slot)
             if self.attachments.get(before.holder.attachment) == slot:
@@ -226,6 +231,8 @@ class ClusterState:
             network.held[slot[1]] = Held(holder, revision)
             if holder.reserved:
                 network.reservations.add(slot[1])
+            if holder.vmac:
+                self.vmacs[slot[0], holder.node] = slot[1]
             self._count(holder, 1)
             self._remember(holder.identity, slot)
             if not holder.reserved:
@@ -363,7 +370,7 @@ class ClusterState:
             self.earlier[holder.before] = self.earlier.get(holder.before, 0) + by
             if not self.earlier[holder.before]:
                 del self.earlier[holder.before]
-        if holder.node:
+        if holder.node and not holder.reserved:
             self.used_by[holder.node] = self.used_by.get(holder.node, 0) + by
             if not self.used_by[holder.node]:
                 del self.used_by[holder.node]

@@ -144,11 +144,13 @@ class Term:
         """Ends the term: what is in memory was refused too often to be what etcd has."""
         self._committer.stop(differs=True)
 
-    def freeing(self, slot: SlotId, held: Held) -> Change:
-        """The change that ends one generation of a slot, at this moment of the cluster's clock."""
+    def freeing(self, slot: SlotId, held: Held, conflict: bool = False) -> Change:
+        """The change that ends one generation of a slot, at this moment of the cluster's clock.
+        `conflict`: nobody gets the slot again for having had it."""
         self._sequence += 1
         said = int(time.time())
-        return freeing(self.state.keys, slot, held, self.clock.now(), self._sequence, said)
+        now = self.clock.now()
+        return freeing(self.state.keys, slot, held, now, self._sequence, said, conflict)
 
     def giving(self, choice: Choice) -> tuple[Choice, Change]:
         """The change that makes a choice true, and the choice with the time of day on it."""

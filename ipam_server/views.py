@@ -79,6 +79,7 @@ def network(state: ClusterState, name: str) -> Network:
         mtu=record.mtu,
         range=record.range,
         exclude=record.exclude,
+        services=record.services,
         total=str(known.total.size),
         carved=str(known.total.size - total_free(state, name).size),
         used=len(known.held),
@@ -101,6 +102,7 @@ def pool(state: ClusterState, known: PoolState, now: int) -> Pool:
         cooldown=record.cooldown,
         retention=record.retention,
         elastic=record.elastic,
+        probe=record.probe,
         replicas=record.replicas,
         surplus=record.surplus,
         size=str(known.size),
@@ -124,6 +126,7 @@ def node(state: ClusterState, name: str) -> Node | None:
         reported=report is not None,
         links=report.links if report else [],
         used=used,
+        networks=report.networks if report else [],
     )
 
 
@@ -153,6 +156,7 @@ def allocation(
             mtu=record.mtu,
         ),
         how=how,
+        probe=holder.pool in state.pools and state.pools[holder.pool].record.probe,
     )
 
 

@@ -8,7 +8,18 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lab import kernel, lint, packages, probe, processes, programs, setup, standing, testing
+from lab import (
+    kernel,
+    lint,
+    package,
+    packages,
+    probe,
+    processes,
+    programs,
+    setup,
+    standing,
+    testing,
+)
 
 
 @dataclass(frozen=True)
@@ -42,8 +53,10 @@ def demo(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    _set_up()
+    machine = _set_up()
     setup.ensure((*packages.BENCH, *packages.METRICS, *packages.BUILD, *packages.CLOCK))
+    if machine.namespaces:
+        setup.ensure((*packages.RUNTIMES, *packages.PACKAGE))
     return testing.run(arguments)
 
 
@@ -73,13 +86,19 @@ def soak(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """Run a bench: with the machine's own network, on loopback alone."""
+    """Run a bench: on loopback, the node's in network namespaces of its own, too."""
     what, *options = arguments or [""]
-    if what != "server":
-        return _refuse(f"bench: no bench {what!r}; there is server")
-    setup.ensure((*packages.COMMON, *packages.BENCH))
-    command = [str(programs.PYTHON), "-m", "bench.server", *options]
+    needs = {"server": packages.BENCH, "node": packages.BUILD}
+    if what not in needs:
+        return _refuse(f"bench: no bench {what!r}; there are {', '.join(needs)}")
+    setup.ensure((*packages.COMMON, *needs[what]))
+    command = [str(programs.PYTHON), "-m", f"bench.{what}", *options]
     return subprocess.run(command, env=programs.environment()).returncode
+
+
+def make_packages(arguments: list[str]) -> int:
+    setup.ensure(packages.BUILD)
+    return package.run(arguments)
 
 
 def set_up(arguments: list[str]) -> int:
@@ -113,10 +132,11 @@ COMMANDS = {
         soak,
     ),
     "bench": Command(
-        "server [--json FILE] [--quick] [--rows NAME...]",
-        "how fast and how large the server is, beside its goals",
+        "server|node [--json FILE] [--quick] [--rows NAME...]",
+        "how fast the server is (--rows: of it), or a pod's interface (as root), beside the goals",
         bench,
     ),
+    "package": Command("[--out DIR]", "a Debian package and a tarball", make_packages),
     "setup": Command("", "bring what is missing; the others do it by themselves", set_up),
     "help": Command("", "this text", show_help),
 }

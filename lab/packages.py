@@ -71,6 +71,15 @@ BENCH = (_program("wrk", "wrk"),)
 CLOCK = (Package("libfaketime", lambda: programs.faketime() is not None),)
 BUILD = (Package("musl-dev", lambda: programs.musl() is not None),)
 METRICS = (_program("prometheus", "promtool"),)
+RUNTIMES = (
+    _program("containerd", "containerd", "containerd-shim-runc-v2", "ctr"),
+    _program("runc", "runc"),
+    _program("podman", "podman", "conmon"),
+)
+PACKAGE = (
+    _program("debootstrap", "debootstrap"),
+    _program("systemd", "systemd-analyze"),
+)
 
 
 def new_packages(simulation: str) -> dict[str, str]:

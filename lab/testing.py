@@ -1,7 +1,7 @@
 """./run test: every test where it can run, one summary at the end.
 
-`tests/unit` and `tests/etcd` run on the machine. `tests/kernel` and
-`tests/lab` run there too where root and the kernel allow it, else together in
+`tests/unit`, `tests/etcd`, `tests/runtime` and `tests/package` run on the machine. `tests/kernel`
+and `tests/lab` run there too where root and the kernel allow it, else together in
 one pytest inside the lab kernel: starting Python is slow in there. Both sides
 run at the same time; what the lab kernel's side says is printed as a whole.
 """
@@ -24,6 +24,8 @@ from lab import probe, programs
 ON_ANY_KERNEL = ("tests/unit", "tests/etcd")
 NEEDS_NAMESPACES = "tests/kernel"
 NEEDS_BONDS = "tests/lab"
+NEEDS_RUNTIMES = "tests/runtime"
+NEEDS_ROOT = "tests/package"
 _LAB_SECONDS = 900.0
 _NOTHING_COLLECTED = 5
 
@@ -107,7 +109,7 @@ def counts_of(junit: str) -> Counts:
 def run(arguments: Sequence[str]) -> int:
     """Run the tests that `arguments` choose; return the exit status."""
     kernel = probe.kernel()
-    here = [*ON_ANY_KERNEL, NEEDS_NAMESPACES, NEEDS_BONDS]
+    here = [*ON_ANY_KERNEL, NEEDS_NAMESPACES, NEEDS_BONDS, NEEDS_RUNTIMES, NEEDS_ROOT]
     folders = [folder for folder in here if (programs.CLONE / folder).is_dir()]
     chosen = plan(arguments, folders, kernel)
     if chosen.lab:

@@ -35,6 +35,8 @@ Namespaces = Annotated[list[NamespaceOrAny], Meta(max_length=10_000)]
 Revision = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 """A revision of etcd's, which is also a generation."""
 PoolKind = Literal["application", "netspace", "default"]
+Services = Literal["open", "isolated"]
+"""Whether flows that a Service translated pass between a network and those of other VLANs."""
 MOST = 2**53 - 1
 """The largest number that every JSON reader keeps."""
 T = TypeVar("T")
@@ -88,7 +90,8 @@ class Cluster(Answer):
 
 class NewNetwork(Request):
     """`parent` is the link below the VLAN, `vlan` None for untagged. `range` cuts the network to a
-    part of its subnets, where another cluster has the rest. `mtu` 0 inherits the parent's."""
+    part of its subnets, where another cluster has the rest. `mtu` 0 inherits the parent's.
+    `services` isolated: pods reach no backend on another VLAN by a Service, nor the reverse."""
 
     name: Name
     fabric: Name = "default"
@@ -102,6 +105,7 @@ class NewNetwork(Request):
     mtu: Annotated[int, Meta(ge=0, le=65535)] = 0
     range: Spans = []
     exclude: Spans = []
+    services: Services = "open"
 
 
 class ChangeNetwork(Request):
@@ -115,6 +119,7 @@ class ChangeNetwork(Request):
     gateway6: Address | UnsetType | None = UNSET
     mtu: Annotated[int, Meta(ge=0, le=65535)] | UnsetType = UNSET
     exclude: Spans | UnsetType = UNSET
+    services: Services | UnsetType = UNSET
 
 
 class Network(Answer):
@@ -140,6 +145,7 @@ class Network(Answer):
     carved: Natural
     used: int
     reserved: int
+    services: Services = "open"
 
 
 # Pools
@@ -162,7 +168,8 @@ class NewPool(Request):
     the netspace pool that an application pool is carved from; without it the space comes from the
     total pool. `cooldown`: how long a released address rests before another pod gets it.
     `retention`: how long a named pod's is kept for that name. `namespaces`: who may name it, `*`
-    for all; a default pool needs none."""
+    for all; a default pool needs none. `probe`: nodes ask the link for
+    another owner of an address before a pod gets it."""
 
     name: Name
     kind: PoolKind
@@ -174,6 +181,7 @@ class NewPool(Request):
     cooldown: Seconds = 30
     retention: Seconds = 0
     elastic: Elastic | None = None
+    probe: bool = False
 
 
 class ChangePool(Request):
@@ -185,6 +193,7 @@ class ChangePool(Request):
     cooldown: Seconds | UnsetType = UNSET
     retention: Seconds | UnsetType = UNSET
     elastic: Elastic | UnsetType | None = UNSET
+    probe: bool | UnsetType = UNSET
     replicas: Annotated[int, Meta(ge=0, le=65_536)] | UnsetType | None = UNSET
     surplus: Annotated[int, Meta(ge=0, le=65_536)] | UnsetType = UNSET
 
@@ -220,6 +229,7 @@ class Pool(Answer):
     retained: int
     free: Natural
     never: Natural
+    probe: bool = False
 
 
 # Allocations
@@ -300,7 +310,7 @@ class NetworkView(Answer):
 class Allocation(Answer):
     """A slot held by an attachment. `ipv4` and `ipv6` are without prefix length and None for a
     family that the pod did not ask for. `how`: repeated, fixed, returned, taken-over,
-    last-released, never, longest-released."""
+    last-released, never, longest-released. `probe`: the pool wants the link asked first."""
 
     cluster: str
     pool: str
@@ -310,16 +320,19 @@ class Allocation(Answer):
     ipv6: str | None
     network: NetworkView
     how: str
+    probe: bool = False
 
 
 class ReleaseRequest(Request):
     """What is held under the claim is released. Under another claim, of a node that has lost its
-    record, what has the `generation` is; None: the node never learned it."""
+    record, what has the `generation` is; None: the node never learned it. `conflict`: somebody else
+    on the link has the address; the pod that was to get it does not get it again for its name."""
 
     attachment: AttachmentId
     node: NodeName
     claim: Annotated[str, Meta(pattern=names.CLAIM)]
     generation: Revision | None = None
+    conflict: bool = False
 
 
 class Released(Answer):
@@ -386,6 +399,18 @@ class AddressPage(Answer):
     next: str | None
 
 
+class Vmac(Answer):
+    """The slot of a node's own interface on a network; addresses without prefix length, None for a
+    family that the network has not."""
+
+    network: str
+    node: str
+    slot: Natural
+    generation: int
+    ipv4: str | None
+    ipv6: str | None
+
+
 class Reserve(Request):
     """Takes an address out of use for something that is no pod."""
 
@@ -424,16 +449,19 @@ class NodeReport(Request):
 
     version: Annotated[str, Meta(max_length=60)]
     links: Annotated[list[LinkReport], Meta(max_length=4096)] = []
+    networks: Annotated[list[NewNetwork], Meta(max_length=4096)] = []
 
 
 class Node(Answer):
-    """`reported` False: known only because it holds addresses."""
+    """`reported` False: known only because it holds addresses. `networks`: the address space of its
+    logical cards as its configuration has it, to be adopted."""
 
     name: str
     version: str | None
     reported: bool
     links: list[LinkReport]
     used: int
+    networks: list[NewNetwork] = []
 
 
 class StoreMember(Answer):

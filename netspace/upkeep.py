@@ -92,7 +92,8 @@ class AttachmentsReport(Request):
 
 
 class Dispute(Answer):
-    """An attachment that is live on its node with an address that is not its here."""
+    """An attachment that is live on its node with an address that is not its here. `other`: it is
+    somebody else's now, so that two may have it."""
 
     container: str
     ifname: str
@@ -100,6 +101,7 @@ class Dispute(Answer):
     pod: str
     address: str
     why: str
+    other: bool = False
 
 
 class NodeAttachments(Answer):

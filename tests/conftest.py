@@ -2,8 +2,9 @@
 
 A folder says what its tests need: `unit` nothing, `etcd` the etcd program,
 `kernel` network namespaces of the kernel under this process, `lab` bonds and
-VLANs too. `./run test` starts the last two in the lab kernel where this one
-does not do, so a skip for these reasons comes from calling pytest by hand.
+VLANs too, `runtime` container runtimes and cgroups, `package` root. `./run test` starts `kernel`
+and `lab` in the lab kernel where this one does not do, so a skip for these
+reasons comes from calling pytest by hand.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from lab import probe, programs
+from tests.runtime import cgroups
 
 os.environ.update(programs.environment())
 
@@ -52,6 +54,10 @@ def _cannot_run(folder: str) -> str:
         return f"needs network namespaces ({reason}): ./run test runs it in the lab kernel"
     if folder == "lab" and (reason := probe.kernel().no_bonds):
         return f"needs bonds and VLANs ({reason}): ./run test runs it in the lab kernel"
+    if folder == "package" and (reason := probe.kernel().no_namespaces):
+        return f"needs root and namespaces for a system of its own ({reason})"
+    if folder == "runtime" and (reason := cgroups.missing()):
+        return reason
     return ""
 
 

@@ -200,6 +200,25 @@ class Node:
         output, log = process.communicate(json.dumps(conf).encode(), timeout=60)
         return answer_of(process.returncode, output, log)
 
+    def begin(
+        self,
+        command: str,
+        container: str,
+        pod: Netns | None,
+        conf: Mapping[str, Any],
+        *,
+        args: str = "",
+        environ: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Starts a call of the plugin's executable, all of whose input it has."""
+        environment = self._environ(command, container, pod, args, "eth0") | dict(environ or {})
+        process = self.start(environment)
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(conf).encode())
+        process.stdin.close()
+        process.stdin = None
+        return process
+
     def start(
         self, environment: Mapping[str, str], plugin: str | Path = "netspace"
     ) -> subprocess.Popen[bytes]:
@@ -209,6 +228,7 @@ class Node:
             self.netns,
             lambda _: subprocess.Popen(
                 [str(program)],
+                cwd=self.folder,
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -263,6 +283,10 @@ class Node:
             for folder in ("attachments", "locks")
             for path in (self.state / folder).glob("*")
         )
+
+    def records(self) -> list[str]:
+        """The files of attachments alone: locks come and go while an agent is at work."""
+        return [name for name in self.files() if name.endswith(".json")]
 
     def _environ(
         self, command: str, container: str, pod: Netns | None, args: str, ifname: str

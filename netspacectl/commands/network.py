@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netspace.messages import ChangeNetwork, Network, NewNetwork
+from netspace.messages import ChangeNetwork, Network, NewNetwork, Services
 from netspace.slots import Mapping, SlotError, SlotMap
+from netspacectl import exits
 from netspacectl.app import App
 from netspacectl.options import existing, naming
-from netspacectl.output import say, write, write_list
+from netspacectl.output import dump, say, write, write_list
+from netspacectl.text import printable
 from netspacectl.tree import Noun
 from netspacectl.views import NETWORKS
 from netspacectl.words import (
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 command = Noun("network", help="Networks: VLANs with subnets, gateways and MTU.")
 NAME = label("network")
+SERVICES: tuple[Services, ...] = ("open", "isolated")
 MAPPINGS: tuple[Mapping, ...] = ("offset", "embedded")
 
 
@@ -91,6 +94,13 @@ MAPPINGS: tuple[Mapping, ...] = ("offset", "embedded")
     type=Span(),
     help="Addresses no pool gets: one, FIRST-LAST or a subnet; repeatable.",
 )
+@click.option(
+    "--services",
+    type=click.Choice(SERVICES),
+    default="open",
+    show_default=True,
+    help="Whether Services lead from this network to other VLANs and back, or stay apart too.",
+)
 @click.pass_obj
 def create(
     app: App,
@@ -106,6 +116,7 @@ def create(
     mtu: int | None,
     ranges: tuple[str, ...],
     excluded: tuple[str, ...],
+    services: Services,
 ) -> None:
     """Create a network with an IPv4 subnet, an IPv6 subnet or both.
 
@@ -132,6 +143,7 @@ def create(
         mtu=mtu or 0,
         range=list(ranges),
         exclude=list(excluded),
+        services=services,
     )
     write(
         app.output, app.ask_in_cluster(lambda client, cluster: client.create_network(cluster, new))
@@ -187,6 +199,11 @@ def show(app: App, network: str) -> None:
     type=Span(),
     help="Addresses that are no longer excluded; repeatable.",
 )
+@click.option(
+    "--services",
+    type=click.Choice(SERVICES),
+    help="Whether Services lead to other VLANs and back, or stay apart too.",
+)
 @click.pass_obj
 def change(
     app: App,
@@ -216,6 +233,51 @@ def change(
         return await client.change_network(cluster, network, wanted)
 
     write(app.output, app.ask_in_cluster(changed))
+
+
+@command.command(
+    "adopt",
+    examples=[
+        "netspacectl network adopt --dry-run",
+        "netspacectl network adopt vlan910 vlan920",
+        "netspacectl network adopt --node node-1",
+    ],
+)
+@click.argument("names", nargs=-1, type=NAME, metavar="[NETWORK]...")
+@naming("--node", "node", help="Only what this node reports; of others nothing is asked.")
+@click.option("--dry-run", is_flag=True, help="Show what would be made and make nothing.")
+@click.pass_context
+def adopt(ctx: click.Context, names: tuple[str, ...], node: str | None, dry_run: bool) -> None:
+    """Make networks of the address space that nodes report.
+
+    What stands as `links` in the nodes' configuration becomes networks, and so the cluster's total
+    pool. A network about which nodes disagree is not made; with --node one node's word counts.
+    Networks that are there are never changed.
+
+    With --dry-run the exit status is 5 where there is something to make. Where nodes disagree with
+    each other, or with what is there, it is 1.
+    """
+    from netspacectl.adoption import Adoption, adoption
+
+    app = ctx.ensure_object(App)
+
+    async def asked(client: Client, cluster: str) -> Adoption:
+        nodes = [await client.node(cluster, node)] if node else await client.nodes(cluster)
+        found = adoption(nodes, await client.networks(cluster), names)
+        if not dry_run:
+            for new in found.make:
+                await client.create_network(cluster, new)
+        return found
+
+    found = app.ask_in_cluster(asked)
+    if app.output == "table":
+        for line in found.lines(made=not dry_run):
+            click.echo(printable(line))
+    else:
+        dump(app.output, found)
+    if found.disagreements:
+        raise click.ClickException(f"{len(found.disagreements)} networks are not as nodes report")
+    ctx.exit(exits.DIFFERS if dry_run and found.make else exits.DONE)
 
 
 @command.command("delete", examples=["netspacectl network delete vlan910"])

@@ -6,7 +6,7 @@ import click
 
 from netspacectl.app import App
 from netspacectl.options import existing
-from netspacectl.output import write, write_list
+from netspacectl.output import say, write, write_list
 from netspacectl.tree import Noun
 from netspacectl.views import NODES
 
@@ -26,3 +26,16 @@ def list_(app: App) -> None:
 def show(app: App, node: str) -> None:
     """Show a node with its bonds and VLANs."""
     write(app.output, app.ask_in_cluster(lambda client, cluster: client.node(cluster, node)))
+
+
+@command.command("delete", examples=["netspacectl node delete node-1"])
+@existing("node")
+@click.pass_obj
+def delete(app: App, node: str) -> None:
+    """Forget a node that is gone for good.
+
+    Its own addresses, those of its vmacs, are free then. Addresses that its pods hold are to be
+    released first.
+    """
+    app.ask_in_cluster(lambda client, cluster: client.forget_node(cluster, node))
+    say(app.output, f"node {node} deleted")

@@ -154,6 +154,11 @@ def one_of(size: str | None, ranges: Sequence[str]) -> None:
     show_default=True,
     help="How long a released address is kept for the pod name that had it.",
 )
+@click.option(
+    "--probe",
+    is_flag=True,
+    help="Have nodes ask the VLAN for another owner of an address before a pod gets it.",
+)
 @elastic
 @click.pass_obj
 def create(
@@ -167,6 +172,7 @@ def create(
     namespaces: tuple[str, ...],
     cooldown: float,
     retention: float,
+    probe: bool,
     bounds: tuple[int, int] | Literal["none"] | None,
     step: int | None,
     low: int | None,
@@ -195,6 +201,7 @@ def create(
         cooldown=cooldown,
         retention=retention,
         elastic=wanted,
+        probe=probe,
     )
     write(app.output, app.ask_in_cluster(lambda client, cluster: client.create_pool(cluster, new)))
 
@@ -247,6 +254,11 @@ def show(app: App, pool: str) -> None:
     type=Duration(),
     help="How long a released address is kept for the pod name that had it.",
 )
+@click.option(
+    "--probe/--no-probe",
+    default=None,
+    help="Have nodes ask the VLAN for another owner of an address before a pod gets it.",
+)
 @elastic
 @click.option(
     "--replicas",
@@ -267,6 +279,7 @@ def change(
     removed: tuple[str, ...],
     cooldown: float | None,
     retention: float | None,
+    probe: bool | None,
     bounds: tuple[int, int] | Literal["none"] | None,
     step: int | None,
     low: int | None,
@@ -279,7 +292,7 @@ def change(
     Addresses that pods hold stay theirs.
     """
     tuned = any(each is not None for each in (step, low, quiet))
-    given = (bounds, cooldown, retention, replicas, surplus)
+    given = (bounds, cooldown, retention, probe, replicas, surplus)
     if not (added or removed or tuned) and all(each is None for each in given):
         raise click.UsageError("nothing to change is given", click.get_current_context())
     both = set(added) & set(removed)
@@ -295,6 +308,7 @@ def change(
         wanted = ChangePool(
             cooldown=UNSET if cooldown is None else cooldown,
             retention=UNSET if retention is None else retention,
+            probe=UNSET if probe is None else probe,
             surplus=UNSET if surplus is None else surplus,
         )
         if replicas is not None:

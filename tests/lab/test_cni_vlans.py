@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ import pytest
 from scapy.layers.l2 import ARP, Dot1Q
 
 from cni_plugins import add, node_config
-from cni_plugins.agent import Outcome, prepare
+from cni_plugins.agent import prepare
 from cni_plugins.attachment import Host
 from cni_plugins.delete import delete
+from cni_plugins.protocol import Invocation
+from cni_plugins.reporting import Outcome
 from cni_plugins.results import Result
 from hostnet import Kernel, Netns, Observer, bond_state, delete_link, ensure_vlan, get_link, run_in
 from ipam_server.client import Client
+from netspace.messages import NewPool
+from netspace.problems import Problem
 from tests.node_fixtures import CLUSTER
 from tests.nodes import IpamServer, Node, dual_stack, links, pod_args, used
 from tests.wires import InjectedError, Tap, fail_after, namespaces, wire
@@ -148,6 +153,53 @@ def test_a_failure_after_every_single_change_leaves_no_vlan_that_the_add_made(la
             assert links(lab.node.netns) == before, f"after {number}, {changes[number]}"
 
 
+def test_the_executable_says_the_whole_result_of_a_pod_on_a_vlan_over_a_bond(lab: Lab) -> None:
+    lab.prepare()
+    with namespaces(1) as (pod,):
+        answer = lab.node.call("ADD", "c1", pod, lab.node.conflist(), args=pod_args("web-0"))
+        assert answer.status == 0, answer
+        assert [interface["name"] for interface in answer.json["interfaces"]] == ["eth0"]
+        assert (len(answer.json["ips"]), len(answer.json["routes"])) == (2, 2)
+        lab.delete()
+
+
+def test_a_network_without_a_vlan_lies_on_the_bond_itself(lab: Lab) -> None:
+    lab.prepare()
+    declare_network(lab.server, "untagged", 2, vlan=None)
+    with namespaces(1) as (pod,), Tap(lab.other, "far1") as tap:
+        lab.add(pod, ipam={**lab.node.conflist()["ipam"], "netspace": "untagged"})
+        bond = run_in(lab.node.netns, lambda net: get_link(net, "bond0"))
+        assert run_in(pod, lambda net: get_link(net, "eth0").parent) == bond.index
+        frames = tap.frames(5, lambda seen: any(ARP in frame for frame in seen))
+        assert [frame for frame in frames if ARP in frame and Dot1Q not in frame]
+        lab.delete()
+    with pytest.raises(Problem, match="vlan"):
+        declare_network(lab.server, "zero", 3, vlan=0)
+
+
+def test_a_pod_has_an_interface_on_each_of_several_vlans(lab: Lab) -> None:
+    lab.prepare()
+    declare_network(lab.server, "storage", 4, vlan=911)
+    conf = lab.node.conflist()
+    second = lab.node.conflist(name="storage", ipam={**conf["ipam"], "netspace": "storage"})
+    with namespaces(1) as (pod,):
+        calls = [("eth0", conf), ("net1", second)]
+        for ifname, chosen in calls:
+            call = lab.node.invocation(
+                "ADD", "c1", pod, chosen, ifname=ifname, args=pod_args("web-0")
+            )
+            lab.node.inside(partial(_add, call))
+        parents = run_in(pod, lambda net: [get_link(net, name).parent for name, _ in calls])
+        vlans = run_in(
+            lab.node.netns, lambda net: [get_link(net, f"bond0.{n}").index for n in (910, 911)]
+        )
+        assert parents == vlans
+        for ifname, chosen in reversed(calls):
+            call = lab.node.invocation("DEL", "c1", pod, chosen, ifname=ifname)
+            lab.node.inside(partial(_delete, call))
+        assert (links(pod), lab.node.files(), used(lab.server, CLUSTER)) == ([], [], 0)
+
+
 def test_another_ipam_plugin_takes_the_vlan_of_the_conflist(lab: Lab, tmp_path: Path) -> None:
     lab.prepare()
     program = lab.node.folder / "bin" / "fixed"
@@ -187,6 +239,22 @@ def test_many_adds_at_once_share_the_vlan_that_the_first_one_makes(lab: Lab) -> 
         assert [links(pod) for pod in sandboxes] == [["eth0"]] * 8
         lab.node.inside(all_away)
     assert used(lab.server, CLUSTER) == 0
+
+
+def declare_network(server: IpamServer, name: str, number: int, vlan: int | None) -> None:
+    """A further network on the bond, with a pool of its name."""
+    network = dual_stack(number, name=name, parent="bond0", vlan=vlan)
+    pool = NewPool(name=name, kind="netspace", network=name, size="8", cooldown=0, namespaces=["*"])
+    server.ask(lambda client: client.create_network(CLUSTER, network))
+    server.ask(lambda client: client.create_pool(CLUSTER, pool))
+
+
+async def _add(call: Invocation, host: Host) -> Result:
+    return await add.add(host, call)
+
+
+async def _delete(call: Invocation, host: Host) -> None:
+    await delete(host, call, "netspace")
 
 
 def _without_vlan(net: Any) -> None:

@@ -21,7 +21,7 @@ from tests.unit.cni_doubles import CONTAINER, NETNS, InjectedError, MemoryIpam, 
 AWAY = Problem("unavailable", "nobody answers")
 LOST = Problem("outcome-unknown", "no answer came")
 EVERYTHING_GOES: dict[str, Any] = {"cni.dev/valid-attachments": []}
-STEPS = ["record", "older sandboxes", "slot", "interface", "announcement", "held"]
+STEPS = ["record", "older sandboxes", "slot", "interface", "held"]
 
 
 def added(bench: Bench, **changes: Any) -> Result:
@@ -78,7 +78,7 @@ class Bench:
         return sorted(
             str(path.relative_to(self.folder))
             for path in self.folder.rglob("*")
-            if path.is_file() and path.parent.name != "mappings"
+            if path.is_file() and path.parent.name not in ("mappings", "made")
         )
 
     def nothing_left(self) -> bool:

@@ -181,13 +181,9 @@ class MemoryWiring:
             addresses=frozenset(ip.address for ip in plan.ips),
             routes=frozenset((route.dst, route.gw) for route in plan.routes),
         )
+        self.announced += [ip.address for ip in plan.ips]
         self.after("attach")
         return Wired(plan.mac, plan.mtu or 1500, made)
-
-    async def announce(self, plan: Plan) -> None:
-        self.before("announce")
-        self.announced += [ip.address for ip in plan.ips]
-        self.after("announce")
 
     async def detach(self, netns: str, ifname: str, mac: str) -> bool:
         self.before("detach")

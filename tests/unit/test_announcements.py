@@ -65,7 +65,7 @@ def test_a_neighbour_advertisement_overrides_what_all_nodes_knew(
 
 
 @given(macs, v6)
-def test_the_checksum_is_the_one_that_scapy_computes(mac: bytes, address: IPv6Address) -> None:
+def test_thechecksum_is_the_one_that_scapy_computes(mac: bytes, address: IPv6Address) -> None:
     raw = unsolicited_neighbour_advertisement(mac, address)
     frame = Ether(raw)
     del frame[ICMPv6ND_NA].cksum

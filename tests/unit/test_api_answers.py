@@ -164,6 +164,11 @@ ANSWERS: dict[str, Any] = {
     ),
     "reserve": ENTRY,
     "unreserve": None,
+    "forget_node": None,
+    "vmac": m.Vmac(
+        network="blue", node="n1", slot="254", generation=9, ipv4="10.9.0.254", ipv6="fd00::fe"
+    ),
+    "free_vmac": None,
     "nodes": [NODE],
     "node": NODE,
     "report_node": NODE,

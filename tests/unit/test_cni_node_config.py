@@ -33,7 +33,7 @@ def test_the_example_is_a_working_configuration() -> None:
 
 def test_what_the_example_says_of_defaults_is_true() -> None:
     example, least = load(CONF / "node.yaml"), parse(b"cluster: prod", FILE)
-    assert example.server == least.server
+    assert (example.server, example.agent) == (least.server, least.agent)
     assert (example.state_dir, example.log_level) == (least.state_dir, least.log_level)
 
 

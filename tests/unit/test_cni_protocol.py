@@ -145,6 +145,7 @@ def test_pairs_without_exactly_one_equals_sign_are_refused(args: str) -> None:
     "args",
     [
         "K8S_POD_NAME=a;K8S_POD_NAME=b",
+        "IgnoreUnknown=1;IgnoreUnknown=0",
         "K8S_POD_NAME=a/b",
         "K8S_POD_NAME=../x",
         "K8S_POD_NAMESPACE=Default",
@@ -155,6 +156,11 @@ def test_pairs_without_exactly_one_equals_sign_are_refused(args: str) -> None:
 )
 def test_arguments_that_name_nothing_are_refused(args: str) -> None:
     assert refusal({"CNI_ARGS": args}).code == 4
+
+
+def test_arguments_may_stand_there_twice_as_multus_passes_them_on() -> None:
+    args = "IgnoreUnknown=true;K8S_POD_NAME=a;X=1;IgnoreUnknown=1;K8S_POD_NAME=a;X=1"
+    assert parse_args(args)["K8S_POD_NAME"] == "a"
 
 
 def test_an_unknown_argument_is_refused_unless_the_runtime_says_to_ignore_it() -> None:

@@ -337,6 +337,12 @@ def test_annotations_are_the_pods_wish_and_the_conflist_the_default() -> None:
     assert (asked.netspace, default.netspace) == ("tenant-a", "tenant-b")
 
 
+def test_a_pod_without_annotations_asks_for_nothing_as_containerd_tells_it() -> None:
+    conf = parse_netconf({"runtimeConfig": {"io.kubernetes.cri.pod-annotations": None}})
+    asked, _ = selections(conf, invocation())
+    assert (asked.netspace, asked.application, asked.ip) == (None, None, ())
+
+
 def test_an_address_of_the_runtime_is_the_pods_wish_unless_its_annotations_name_one() -> None:
     call = invocation(args="IP=10.9.0.8")
     config: dict[str, Any] = {"runtimeConfig": {"ips": ["10.9.0.9/24", "fd00:9::9/64"]}}

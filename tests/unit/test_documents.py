@@ -203,6 +203,8 @@ def test_the_dependencies_listed_are_those_declared(
 def test_the_programs_listed_are_those_that_are_brought() -> None:
     brought = [*packages.COMMON, *packages.LAB_KERNEL, *packages.LINT]
     brought += [*packages.BENCH, *packages.METRICS, *packages.BUILD, *packages.CLOCK]
+    brought += packages.RUNTIMES
+    brought += packages.PACKAGE
     assert sorted(table(DEPENDENCIES, "Programs of the system")) == sorted(
         package.name for package in brought
     )

@@ -180,3 +180,18 @@ def test_an_answer_that_no_frame_can_tell_is_not_written() -> None:
         frames.encode_answer(Answer(2, b""))
     with pytest.raises(TooLarge):
         frames.encode_answer(Answer(0, bytes(frames.MAX_STDOUT + 1)))
+
+
+def test_a_question_arrives_as_it_was_told_and_requests_beside_it() -> None:
+    question = frames.Question("status")
+    for call in (question, REQUEST):
+        encode: Any = frames.encode_question if call is question else frames.encode_request
+        assert frames.decode(frames.call_reader(), encode(call)) == call
+
+
+@pytest.mark.parametrize("name", ["", "é", "x" * (frames.MAX_QUESTION + 1)])
+def test_a_question_without_a_usable_name_is_neither_told_nor_taken(name: str) -> None:
+    with pytest.raises(frames.FrameError):
+        frames.encode_question(frames.Question(name))
+    with pytest.raises(frames.FrameError):
+        frames.decode(frames.call_reader(), b"NSQ1" + field(name.encode()))

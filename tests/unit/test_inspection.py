@@ -70,6 +70,10 @@ class Broken:
         self.put(FABRIC, msgspec.json.encode(fabric_of(world)))
         assert self.flaws() == []
 
+    def put_vmacs(self, *indices: int) -> None:
+        for index in indices:
+            self.put(slot(index), b'{"n":"node-1"}')
+
     def put(self, key: bytes, value: bytes) -> None:
         """Somebody writes past every server."""
         self.world.revision += 1
@@ -135,6 +139,8 @@ BREAKS: dict[str, tuple[Callable[[Broken], None], list[str], bool]] = {
         lambda b: b.put(K.prefix + b"buried/soon/" + b"a" * 32, b""), ["malformed-key"], False),
     "an attachment's key without an interface": (
         lambda b: b.put(K.attachments + b"c1", b"red/1"), ["malformed-key"], False),
+    "a node with two vmacs": (
+        lambda b: b.put_vmacs(8, 9), ["vmac-twice"], False),
     "a holder in no network": (
         lambda b: b.put(K.slot(("old", 1)), b'{"t":"x"}'), ["network-missing"], False),
     "a release in no network": (

@@ -91,7 +91,7 @@ class TestThePage:
         assert {words.split()[-1] for words in VERBS if not words.startswith("certs ")} == {
             *("create", "list", "show", "change", "delete", "history"),
             *("grow", "shrink", "reserve", "unreserve", "release", "status", "completion"),
-            *("plan", "apply", "export", "audit", "reclaim"),
+            *("plan", "apply", "export", "audit", "reclaim", "adopt"),
         }
 
 

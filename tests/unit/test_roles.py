@@ -55,6 +55,8 @@ MATRIX = {
     f"PUT {C}/nodes/{{node}}": "ACN",
     f"GET {C}/nodes/{{node}}/attachments": "ACN",
     f"PUT {C}/nodes/{{node}}/attachments": "ACN",
+    f"PUT {C}/nodes/{{node}}/vmacs/{{network}}": "ACN",
+    f"DELETE {C}/nodes/{{node}}/vmacs/{{network}}": "ACN",
     f"GET {C}": "ACN",
     f"POST {C}/pools": "AC",
     f"PATCH {C}/pools/{{pool}}": "AC",

@@ -1,0 +1,183 @@
+"""The programs of the package on a system without Python, as an admin and a runtime run them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import netspace
+from cni_plugins.protocol import VERSIONS
+from hostnet import Netns
+from lab.package import Built
+from lab.package_tree import PACKAGING
+from netspacectl import commands
+from tests.nodes import links, netns_path, pod_args
+from tests.package.system import PATH, System, until
+from tests.wires import namespaces, wire
+
+PROGRAMS = ("netspace-agent", "netspace-server", "netspacectl")
+EXECUTABLES = ("netspace", "netspace-ipam")
+COMMANDS = sorted(path.stem for path in Path(commands.__path__[0]).glob("[a-z]*.py"))
+_containers = count()
+
+
+def test_there_is_no_python_on_the_system(installed: System) -> None:
+    found = [path for path in installed.files() if re.search(r"bin/(python|pypy)", path)]
+    assert found == []
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_says_its_version(installed: System, program: str) -> None:
+    output, _ = installed.run(program, "--version")
+    assert netspace.__version__ in output
+
+
+@pytest.mark.parametrize("executable", EXECUTABLES)
+def test_an_executable_answers_version_where_no_agent_runs(
+    installed: System, executable: str
+) -> None:
+    output, _ = installed.run(
+        f"/opt/cni/bin/{executable}", environ={"CNI_COMMAND": "VERSION"}, stdin=b"{}"
+    )
+    assert json.loads(output)["supportedVersions"] == list(VERSIONS)
+
+
+def test_every_command_of_netspacectl_is_there(installed: System) -> None:
+    for word in COMMANDS:
+        installed.run("netspacectl", word, "--help")
+
+
+def test_bash_is_told_how_to_complete(installed: System) -> None:
+    script = "/usr/share/bash-completion/completions/netspacectl"
+    output, _ = installed.run("bash", "-c", f"source {script} && complete -p netspacectl")
+    assert "_netspacectl_completion" in output
+    words = {"_NETSPACECTL_COMPLETE": "bash_complete", "COMP_WORDS": "netspacectl po"}
+    output, _ = installed.run("netspacectl", environ={**words, "COMP_CWORD": "1"})
+    assert output == "plain,pool\n"
+
+
+def test_certificates_are_made(installed: System) -> None:
+    installed.run("netspacectl", "certs", "ca", "--dir", "/root/ca")
+    assert b"CERTIFICATE" in (installed.root / "root/ca/ca.pem").read_bytes()
+
+
+def test_the_server_takes_the_configuration_that_comes_with_it(
+    installed: System, built: Built
+) -> None:
+    shutil.copyfile(built.root / "etc/netspace/server.yaml", installed.root / "root/server.yaml")
+    output, _ = installed.run("netspace-server", "--check", "--config", "/root/server.yaml")
+    assert "correct" in output
+
+
+def test_the_server_audits_its_state_in_a_process_of_its_own(served: System) -> None:
+    output, _ = served.run("netspacectl", "-o", "json", "audit")
+    assert json.loads(output)["findings"] == []
+
+
+@dataclass
+class Node:
+    """A node's namespace with `up0` on a wire, a pod's, and the system both run on."""
+
+    system: System
+    netns: Netns
+    pod: Netns
+
+    def call(
+        self, command: str, container: str, *, status: int = 0, before: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """What `netspace` answers."""
+        output, errors = self.system.run(
+            "/opt/cni/bin/netspace",
+            stdin=json.dumps(CONF).encode(),
+            status=status,
+            netns=self.netns,
+            environ=environment(command, container, self.pod),
+            before=before,
+        )
+        answer: dict[str, Any] = json.loads(output) if output else {}
+        assert status or not answer.get("code"), errors
+        return answer
+
+
+CONF = {
+    "cniVersion": "1.0.0",
+    "name": "net",
+    "type": "netspace",
+    "ipam": {"type": "netspace-ipam"},
+}
+
+
+def environment(command: str, container: str, pod: Netns) -> dict[str, str]:
+    return {
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": container,
+        "CNI_NETNS": netns_path(pod),
+        "CNI_IFNAME": "eth0",
+        "CNI_ARGS": pod_args(container),
+        "CNI_PATH": "/opt/cni/bin",
+        "PATH": PATH,
+    }
+
+
+@pytest.fixture
+def node(served: System) -> Iterator[Node]:
+    served.write("etc/netspace/node.yaml", {"cluster": "prod", "node": "node-1"})
+    with namespaces(3) as (host, other, pod):
+        wire(host, "up0", other, "far0")
+        yield Node(served, host, pod)
+
+
+def as_the_unit() -> tuple[str, ...]:
+    """What gives a program the rights that the agent's unit gives it, and no others."""
+    unit = (PACKAGING / "systemd/netspace-agent.service").read_text()
+    [line] = re.findall(r"(?m)^CapabilityBoundingSet=(.+)$", unit)
+    kept = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in line.split())
+    # chroot is the test's own need.
+    return ("setpriv", f"--bounding-set=-all,{kept},+sys_chroot", "--no-new-privs", "--")
+
+
+def test_a_pod_comes_and_goes_without_an_agent(node: Node) -> None:
+    container = f"c{next(_containers)}"
+    added = node.call("ADD", container)
+    assert [ip["address"].split(".")[0].split(":")[0] for ip in added["ips"]] == ["10", "fd00"]
+    assert links(node.pod) == ["eth0"]
+    node.call("DEL", container)
+    assert links(node.pod) == []
+
+
+def test_a_pod_comes_and_goes_with_the_agent_and_its_units_rights(
+    node: Node, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    agent = node.system.start(
+        "netspace-agent", "serve", netns=node.netns, log=log, before=as_the_unit()
+    )
+    try:
+        socket = node.system.root / "run/netspace/cni.sock"
+        until(lambda: socket.exists() or agent.poll() is not None, "the agent listens")
+        assert agent.poll() is None, log.read_text()
+        container = f"c{next(_containers)}"
+        # Without the complete plugin: it is the agent that answers.
+        plugin = node.system.root / "opt/cni/bin/netspace-plugin"
+        plugin.rename(plugin.with_name("elsewhere"))
+        try:
+            added = node.call("ADD", container)
+            assert len(added["ips"]) == 2
+            assert links(node.pod) == ["eth0"]
+            node.system.run("netspace-agent", "status", netns=node.netns)
+            node.call("DEL", container)
+            assert links(node.pod) == []
+        finally:
+            plugin.with_name("elsewhere").rename(plugin)
+    finally:
+        agent.terminate()
+        agent.wait(60)
+    assert agent.returncode == 0, log.read_text()

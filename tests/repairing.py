@@ -1,0 +1,147 @@
+"""A node that keeps itself as it should be, for tests that break it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from cni_plugins import node_config
+from cni_plugins.add import add
+from cni_plugins.attachment import Host
+from cni_plugins.delete import delete
+from cni_plugins.node_state.report import Report
+from cni_plugins.node_state.state import NodeState
+from cni_plugins.results import Result
+from cni_plugins.wiring import Live
+from hostnet import Kernel, Netns, Observer, find_link, run_in
+from ipam_server.client import Client
+from netspace.messages import Network
+from netspace.upkeep import Dispute
+from tests.nodes import Node, netns_path, pod_args
+
+BOUND = 2.0
+"""Seconds within which a fault is healed."""
+
+
+@dataclass
+class Pod:
+    """A pod's namespace and what its interface was when it was made."""
+
+    container: str
+    netns: Netns
+    result: Result
+    before: Live
+
+
+def add_pod(node: Node, container: str, netns: Netns) -> Pod:
+    """A pod with `eth0`, as ADD makes it."""
+    call = node.invocation("ADD", container, netns, node.conflist(), args=pod_args(container))
+    result = node.inside(lambda host: add(host, call))
+    before = look(node, netns)
+    assert before is not None
+    return Pod(container, netns, result, before)
+
+
+def delete_pod(node: Node, pod: Pod) -> None:
+    """What DEL does."""
+    call = node.invocation("DEL", pod.container, pod.netns, node.conflist())
+    node.inside(lambda host: delete(host, call, "netspace"))
+
+
+def look(node: Node, pod: Netns) -> Live | None:
+    """The interface that is in the pod now."""
+    return node.inside(lambda host: host.wiring.inspect(netns_path(pod), "eth0"))
+
+
+def as_before(node: Node, pod: Pod) -> bool:
+    """Whether the pod's interface is up with the MAC, MTU, mode, addresses and routes it had."""
+    live, then = look(node, pod.netns), pod.before
+    return live is not None and (
+        (live.mac, live.mtu, live.mode, live.up) == (then.mac, then.mtu, then.mode, True)
+        and (live.addresses, live.routes) == (then.addresses, then.routes)
+    )
+
+
+@dataclass
+class Keeper:
+    """The running `NodeState` of a node."""
+
+    state: NodeState
+    loop: asyncio.AbstractEventLoop
+
+    def fence(self, *disputes: Dispute) -> None:
+        asyncio.run_coroutine_threadsafe(self.state.fence(disputes), self.loop).result(10)
+
+    def look(self) -> Report:
+        return asyncio.run_coroutine_threadsafe(self.state.reconcile(), self.loop).result(10)
+
+    def know(self, networks: Sequence[Network]) -> None:
+        def tell() -> None:
+            self.state.networks = networks
+            self.state.changed()
+
+        self.loop.call_soon_threadsafe(tell)
+
+
+@contextmanager
+def kept(node: Node) -> Iterator[Keeper]:
+    """The node looks after itself; its first look is over."""
+    began = threading.Event()
+    keepers: list[Keeper] = []
+    stop = asyncio.Event()
+
+    async def work(host: Host) -> None:
+        state = await node_state(node, host)
+        keepers.append(Keeper(state, asyncio.get_running_loop()))
+        task = asyncio.create_task(state.run())
+        while state.looks == 0 and not task.done():
+            await asyncio.sleep(0.005)
+        began.set()
+        await stop.wait()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    thread = threading.Thread(target=lambda: node.inside(work))
+    thread.start()
+    try:
+        assert began.wait(20)
+        yield keepers[0]
+    finally:
+        keepers[0].loop.call_soon_threadsafe(stop.set)
+        thread.join(20)
+
+
+def reconciled(node: Node, observer: Observer | None = None) -> Report:
+    """What one look at the node comes to; `observer` is told every change of the kernel."""
+
+    async def work(host: Host) -> Report:
+        return await (await node_state(node, host, observer)).reconcile()
+
+    return node.inside(work)
+
+
+def heals(healed: Callable[[], bool]) -> float:
+    """The seconds until the condition holds; fails where that takes longer than `BOUND`."""
+    began = time.monotonic()
+    while not healed():
+        took = time.monotonic() - began
+        assert took < BOUND, f"not healed after {took:.2f} s"
+        time.sleep(0.01)
+    return time.monotonic() - began
+
+
+def has_link(netns: Netns, name: str) -> bool:
+    return run_in(netns, lambda net: find_link(net, name)) is not None
+
+
+async def node_state(node: Node, host: Host, observer: Observer | None = None) -> NodeState:
+    """The node's state, not running, with the networks as the server has them."""
+    state = NodeState(node_config.load(node.config), Kernel(observer), host)
+    async with Client([node.server_url]) as client:
+        state.networks = await client.networks(node.cluster)
+    return state
