@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hostnet import Netns, run_in
+from hostnet import Netns
 from lab import debian
 from lab.processes import bound
+from tests.nodes import netns_path
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PATIENCE: Final = 60.0
@@ -38,25 +40,17 @@ class System:
     ) -> subprocess.Popen[bytes]:
         """Start a program; `before` are commands around it on the machine. Without a `log` its
         output and standard error are pipes."""
-        line = [*bound(), *before, *debian.inside(self.root, *command)]
-        # dash asks for SIGPIPE, HOME and the like of nobody: this is all the environment.
-        env = {"PATH": PATH, "LC_ALL": "C", "HOME": "/root", **(environ or {})}
-        file = None if log is None else log.open("ab")
-
-        def popen() -> subprocess.Popen[bytes]:
+        inside = [] if netns is None else ["nsenter", f"--net={netns_path(netns)}", "--"]
+        with contextlib.ExitStack() as files:
+            file = None if log is None else files.enter_context(log.open("ab"))
             return subprocess.Popen(
-                line,
-                env=env,
+                [*bound(), *inside, *before, *debian.inside(self.root, *command)],
+                # All the environment there is.
+                env={"PATH": PATH, "LC_ALL": "C", "HOME": "/root", **(environ or {})},
                 stdin=subprocess.PIPE if file is None else subprocess.DEVNULL,
-                stdout=subprocess.PIPE if file is None else file,
-                stderr=subprocess.PIPE if file is None else file,
+                stdout=file or subprocess.PIPE,
+                stderr=file or subprocess.PIPE,
             )
-
-        try:
-            return popen() if netns is None else run_in(netns, lambda _: popen())
-        finally:
-            if file is not None:
-                file.close()
 
     def run(
         self, *command: str, stdin: bytes = b"", status: int = 0, **options: Any
