@@ -15,7 +15,9 @@ from typing import TypeVar
 import msgspec
 
 from ipam_server import keys
+from ipam_server.committer import outcome_unknown
 from ipam_server.leading import LeaderRecord, Leading
+from netspace import http_client
 from netspace import messages as m
 from netspace.http_client import HttpClient
 from netspace.problems import Problem
@@ -102,8 +104,10 @@ class Peers:
         repeat: bool,
     ) -> T:
         """Carries a request out here if this server leads, else where one does. `repeat`: it does
-        the same however often it comes, so a lost answer may be asked for again."""
+        the same however often it comes, so a lost answer may be asked for again. A refusal after a
+        lost answer is none of the whole: whether the request was carried out is not known."""
         deadline = time.monotonic() + self._patience
+        unknown = False
         while True:
             endpoint = None if service.leading else service.elsewhere()
             try:
@@ -111,10 +115,13 @@ class Peers:
                     return await here()
                 return await there(self._to(endpoint))
             except Problem as problem:
-                again = problem.code in ELSEWHERE or (repeat and problem.code == "outcome-unknown")
+                lost = problem.code == "outcome-unknown"
                 left = deadline - time.monotonic()
-                if not again or left <= 0:
+                if left <= 0 or not (problem.code in ELSEWHERE or (repeat and lost)):
+                    if unknown and problem.code in http_client.ELSEWHERE:
+                        raise outcome_unknown() from problem
                     raise
+                unknown = unknown or lost
             await service.moved(min(LOOK, left))
 
     def _to(self, endpoint: str) -> HttpClient:

@@ -129,7 +129,11 @@ def _succession(before: Tenure, after: Tenure, index: Index) -> Iterator[Verdict
         yield Verdict("order", f"{before} came after {after}", concerned)
     pool = ground.BY_NAME.get(before.pool)
     names = index.identities.get(before.attachment), index.identities.get(after.attachment)
-    freed = [each for each in index.freeing(before) if each.invoked < after.known]
+    freed = [
+        each
+        for each in (*index.freeing(before), *index.freeing_unseen(before))
+        if each.invoked < after.known
+    ]
     if (
         pool is None
         # A reservation rests for nobody, and nobody's rest keeps an admin from one.

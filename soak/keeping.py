@@ -27,6 +27,9 @@ def kept_for_names(
             continue
         if asked.outcome != "ok" and asked.code not in NO_MORE:
             continue
+        if asked.answer is not None and asked.answer.how == "repeated":
+            # It was given at an earlier time, perhaps before its own was free.
+            continue
         last = _last(asked, index)
         if last is None or last.answer is None:
             continue

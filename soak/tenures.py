@@ -118,6 +118,16 @@ class Index:
         one, repeated late, must not."""
         yield from self.freeing(tenure)
         yield from self.removals.get(tenure.attachment[0], ())
+        yield from self._younger(tenure)
+
+    def freeing_unseen(self, tenure: Tenure) -> list[Operation]:
+        """What may have freed a tenure's slot after a younger claim of its attachment had got it:
+        if that answer was lost, nobody has seen the generation in between."""
+        claims = {each.claim for each in self._younger(tenure) if each.outcome != "failed"}
+        releases = self.releases.get(tenure.attachment, ())
+        return [each for each in releases if each.claim in claims]
+
+    def _younger(self, tenure: Tenure) -> Iterator[Operation]:
         asked = self.makers(tenure.attachment, tenure.claim)
         begun = min((each.invoked for each in asked), default=0)
         for each in self.allocations.get(tenure.attachment, ()):

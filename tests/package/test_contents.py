@@ -54,7 +54,7 @@ def test_the_plugin_has_neither_the_servers_nor_the_tests_modules(
 
 
 def test_the_packages_are_the_same_from_the_same_tree(built: Built, tmp_path: Path) -> None:
-    epoch = package.source_date()
+    epoch = int(built.root.stat().st_mtime)
     again = Built(tmp_path)
     package.write_deb(built.root, again.deb, package.version(), epoch)
     package.write_tarball(built.root, again.tarball, epoch)

@@ -95,6 +95,29 @@ def test_after_the_cool_down_another_may_have_the_address() -> None:
     assert rules(scene) == set()
 
 
+def test_the_cool_down_begins_with_the_release_under_a_younger_claim_whose_answer_was_lost() -> (
+    None
+):
+    scene = Scene()
+    scene.gives("a", Place("blue", 5120, 100), pool="rest", namespace="blue")
+    scene.does("allocate", "a", "2", outcome="unknown", pool="rest", namespace="blue")
+    scene.frees("a", "2")
+    scene.wait(2)
+    scene.frees("a", released=False)
+    scene.gives("b", Place("blue", 5120, 103), pool="rest", namespace="blue")
+    assert rules(scene) == set()
+
+
+def test_a_repeat_says_what_was_given_before_the_names_own_address_was_free() -> None:
+    scene = Scene()
+    scene.gives("a", KEPT, pool="kept", pod="web")
+    scene.gives("b", OTHER, pool="kept", pod="web")
+    scene.frees("a")
+    told = answer(OTHER, "repeated")
+    scene.does("allocate", "b", told=told, pool="kept", pod="web")
+    assert rules(scene) == set()
+
+
 def test_a_pool_may_give_back_what_has_rested() -> None:
     scene = Scene()
     scene.gives("a", FLEX, pool="flex")
