@@ -6,6 +6,7 @@ they are two clusters' parts of one VLAN: the same VLAN, subnets and mapping, wi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
 
 import msgspec
@@ -47,6 +48,17 @@ def declare(new: NewNetwork, uid: str) -> NetworkRecord:
     if not total_of(record):
         raise invalid("network", f"{slots} has no address left that a pod could have")
     return record
+
+
+def check_reported(networks: Iterable[NewNetwork]) -> None:
+    """Refuses what a node says of its cards' address space unless it could be declared."""
+    for at, each in enumerate(networks):
+        try:
+            declare(each, "")
+        except Problem as problem:
+            raise Problem(
+                problem.code, f"networks[{at}], {each.name}: {problem.detail}", do=problem.do
+            ) from None
 
 
 def change(network: NetworkState, name: str, asked: ChangeNetwork) -> NetworkRecord:

@@ -310,6 +310,7 @@ class ClusterService(Hosting):
         return node
 
     async def report_node(self, name: str, report: m.NodeReport) -> m.Node:
+        network_rules.check_reported(report.networks)
         term = self._lead()
         value = encode(
             NodeRecord(version=report.version, links=report.links, networks=report.networks)

@@ -93,6 +93,13 @@ def test_a_network_that_cannot_be_is_refused(fields: dict[str, Any], what: str) 
     assert caught.value.code == "invalid"
 
 
+def test_what_a_node_says_of_its_cards_is_refused_like_a_network_that_is_declared() -> None:
+    networks.check_reported([new(), new("green", ipv4="10.0.1.0/24")])
+    with pytest.raises(Problem, match=r"networks\[1\], green: .*not an IP address") as caught:
+        networks.check_reported([new(), new("green", gateway4="router")])
+    assert caught.value.code == "invalid"
+
+
 @pytest.mark.parametrize("ipv4", ["10.0.0.0/31", "10.0.0.0/32"])
 def test_the_smallest_networks_have_addresses(ipv4: str) -> None:
     world = World()
