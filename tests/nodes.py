@@ -72,7 +72,8 @@ class IpamServer:
 
 @contextmanager
 def ipam_server(folder: Path) -> Iterator[IpamServer]:
-    """A server that is ready, with the fabric `default`."""
+    """A server that is ready, with the fabric `default`; the folder need not be there."""
+    folder.mkdir(parents=True, exist_ok=True)
     server = IpamServer(folder)
     with server.etcd:
         try:

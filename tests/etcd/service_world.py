@@ -65,6 +65,7 @@ async def make(
     """A cluster with network `red` and its default pool `main`."""
     await directory.create_cluster(NewCluster(name=name))
     service = directory.cluster(name)
+    await service.wait_until_leading()
     await service.create_network(NewNetwork(name="red", vlan=910, ipv4=ipv4, ipv6=ipv6))
     await service.create_pool(
         NewPool(name="main", kind="default", network="red", size=str(size), cooldown=cooldown)
