@@ -95,6 +95,8 @@ class Place:
             folder = FOLDER / node
             folder.mkdir()
             config = yaml.safe_load((CONF / "node.yaml").read_text())
+            # There are no Services here, so nodes need no address of their own on each VLAN.
+            del config["services"]
             config |= {
                 "cluster": CLUSTER,
                 "node": node,

@@ -26,7 +26,7 @@ def nothing_before_and_after() -> Iterator[None]:
 def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*DEMO, *arguments], cwd=programs.CLONE, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, timeout=170, check=False,
+        stderr=subprocess.STDOUT, timeout=400, check=False,
     )  # fmt: skip
 
 
