@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.figures import NAMES, Figures
-from lab import programs
+from tests.benches import quick_bench
 
 SECONDS = 120.0
 
@@ -19,20 +17,7 @@ SECONDS = 120.0
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a quick bench wrote; what it printed is under `printed`."""
-    path = tmp_path_factory.mktemp("bench") / "figures.json"
-    before = set(programs.STATE.glob("bench-*"))
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.server", "--quick", "--json", str(path)],
-        cwd=programs.CLONE,
-        env=programs.environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
-    assert done.returncode == 0, done.stderr
-    assert set(programs.STATE.glob("bench-*")) <= before
-    return {**json.loads(path.read_text()), "printed": done.stdout}
+    return quick_bench("bench.server", tmp_path_factory.mktemp("bench"), SECONDS)
 
 
 def test_every_row_is_measured_and_printed(quick: dict[str, Any]) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -12,6 +9,7 @@ import pytest
 from bench.figures import Figures
 from bench.node_figures import NODE_ROWS
 from lab import programs
+from tests.benches import quick_bench
 
 SECONDS = 150.0
 
@@ -21,20 +19,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a quick bench wrote; what it printed is under `printed`."""
     if programs.cni_dir() is None:
         pytest.skip("needs the reference CNI plugins: ./run setup brings them")
-    path = tmp_path_factory.mktemp("bench") / "figures.json"
-    before = set(programs.STATE.glob("bench-*"))
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.node", "--quick", "--json", str(path)],
-        cwd=programs.CLONE,
-        env=programs.environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
-    assert done.returncode == 0, done.stderr
-    assert set(programs.STATE.glob("bench-*")) <= before
-    return {**json.loads(path.read_text()), "printed": done.stdout}
+    return quick_bench("bench.node", tmp_path_factory.mktemp("bench"), SECONDS)
 
 
 def test_every_row_is_measured_and_printed(quick: dict[str, Any]) -> None:
