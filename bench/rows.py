@@ -92,6 +92,7 @@ class Bench:
             await self._million()
         await self._in_turns(names, self._rates())
         await self._in_turns(names, self._times())
+        await self._shapes(names)
         for name, held in (("empty", 0), (f"held_{MILLION}", self._scale.held[MILLION])):
             if f"leader_gap_s_{name}" in names:
                 await self._gaps(f"leader_gap_s_{name}", held)
@@ -224,7 +225,6 @@ class Bench:
         return {
             "raw_txn_ms": self._raw_txn,
             "alloc_ms_1": self._one_by_one,
-            **{f"alloc_ms_1_{shape}": partial(self._shaped, shape) for shape in SHAPES},
         }
 
     async def _raw_txn(self) -> float:
@@ -235,30 +235,39 @@ class Bench:
         place = await self._place("empty")
         return (await self._allocate(place, await self._fresh(place), 1, 0)).median_ms
 
-    async def _shaped(self, shape: str) -> float:
-        """Milliseconds, the median, of an allocation over one connection from a pool of a size."""
+    async def _shapes(self, names: Sequence[str]) -> None:
+        wanted = [shape for shape in SHAPES if f"alloc_ms_1_{shape}" in names]
+        for number in range(self._scale.rounds if wanted else 0):
+            for shape, found in (await self._shaped(wanted)).items():
+                self._add(f"alloc_ms_1_{shape}", found, number)
+
+    async def _shaped(self, shapes: Sequence[str]) -> dict[str, float]:
+        """Milliseconds, the median, of an allocation over one connection from a pool of each size.
+        They take turns at every request: the machine differs more from second to second than the
+        sizes do."""
         place = await self._place("empty")
-        cluster = await self._fresh(place, network=SHAPED[shape])
-        path = f"/v1/clusters/{cluster}/"
-        tag, times = next(self._tags), []
-        asker = await Asker.connect(place.server.host)
+        clusters = {each: await self._fresh(place, network=SHAPED[each]) for each in shapes}
+        paths = {shape: f"/v1/clusters/{cluster}/" for shape, cluster in clusters.items()}
+        host, tag = place.server.host, next(self._tags)
+        times = {shape: list[float]() for shape in shapes}
+        asker = await Asker.connect(host)
         try:
-            until = time.perf_counter() + self._scale.seconds
+            until = time.perf_counter() + self._scale.seconds * len(shapes)
             for block in itertools.count():
                 numbers = range(block * BLOCK, (block + 1) * BLOCK)
-                for number in numbers:
+                for number, shape in itertools.product(numbers, shapes):
                     body = attachments.encode(attachments.request(tag, number))
-                    request = attachments.post(place.server.host, path + "allocations", body)
+                    request = attachments.post(host, paths[shape] + "allocations", body)
                     begun = time.perf_counter()
                     status, answer = await asker.ask(request)
-                    times.append(time.perf_counter() - begun)
+                    times[shape].append(time.perf_counter() - begun)
                     if status != 200:
                         raise LoadFailed(f"an allocation: {answer.decode(errors='replace')}")
-                for number in numbers:
+                for number, shape in itertools.product(numbers, shapes):
                     body = attachments.encode(attachments.release(tag, number))
-                    await asker.ask(attachments.post(place.server.host, path + "releases", body))
+                    await asker.ask(attachments.post(host, paths[shape] + "releases", body))
                 if time.perf_counter() > until:
-                    return median(times) * 1e3
+                    return {shape: median(found) * 1e3 for shape, found in times.items()}
         finally:
             asker.close()
         raise AssertionError
