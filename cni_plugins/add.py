@@ -21,6 +21,7 @@ from cni_plugins.attempt import (
     drop_record,
     lease,
     refuse_other_network,
+    wishes,
     write_record,
 )
 from cni_plugins.leases import acquire
@@ -29,7 +30,6 @@ from cni_plugins.netconf import (
     OWN_IPAM,
     NetConf,
     parse_netconf,
-    selections,
     wanted_mac,
 )
 from cni_plugins.protocol import CniError, Invocation
@@ -109,6 +109,8 @@ async def _plan(attempt: Attempt, addresses: Result) -> Plan:
         master = await attempt.host.wiring.default_master(home)
     record.master, record.vlan = master, private.vlan
     record.mode, record.in_container = conf.mode or "bridge", conf.link_in_container
+    record.guard = conf.guard_sources
+    vmac, beyond, sources = _services(attempt, addresses, private)
     return Plan(
         netns=invocation.netns,
         ifname=invocation.ifname,
@@ -124,28 +126,34 @@ async def _plan(attempt: Attempt, addresses: Result) -> Plan:
                 msgspec.structs.replace(route, gw=gateway_of(addresses, route))
                 for route in addresses.routes
             ),
-            *_services(attempt, addresses, private),
+            *beyond,
         ),
         probe=private.probe,
+        guard=record.guard,
+        vmac=vmac,
+        sources=sources,
     )
 
 
-def _services(attempt: Attempt, addresses: Result, private: Private) -> tuple[Route, ...]:
-    """The routes to Services and the node, as the agent wrote them down: none before there is a
-    vmac. The runtime is not told of them: they come and go with the agent's configuration."""
+def _services(
+    attempt: Attempt, addresses: Result, private: Private
+) -> tuple[str, tuple[Route, ...], tuple[str, ...]]:
+    """The vmac, the pod's routes to Services and the node, and the addresses that the node speaks
+    from, as the agent wrote them down: nothing before there is a vmac. The runtime is not told of
+    them: they come and go with the agent's configuration."""
     if not private.network or attempt.conf.link_in_container:
-        return ()
-    known = read_book(attempt.host.records.folder).routes.get(private.network, ())
-    return for_families(known, [ip.address for ip in addresses.ips])
+        return "", (), ()
+    book = read_book(attempt.host.records.folder)
+    known = book.routes.get(private.network, ())
+    routes = for_families(known, [ip.address for ip in addresses.ips])
+    return book.vmac(private.network), routes, book.sources
 
 
 async def _wire(attempt: Attempt, plan: Plan, vlan_lock: AsyncExitStack) -> Wired:
     """Makes and announces the interface. As long as a VLAN interface that this ADD made may have to
     go again, no other ADD may put its macvlan on it: hence the lock, which the caller ends."""
     host, record = attempt.host, attempt.record
-    if plan.vlan is not None:
-        name = f"vlan-{vlan_name(plan.master, plan.vlan)}"
-        await vlan_lock.enter_async_context(held(host.records.locks, name, host.lock_wait))
+    alone = await _lock_vlan(host, plan, vlan_lock)
     try:
         wired = await host.wiring.attach(plan)
     except AddressConflict:
@@ -158,7 +166,7 @@ async def _wire(attempt: Attempt, plan: Plan, vlan_lock: AsyncExitStack) -> Wire
         await host.wiring.detach(plan.netns, plan.ifname, wired.mac)
         attempt.stuck = False
 
-    if wired.made_vlan:
+    if wired.made_vlan and alone:
         attempt.undo.push("VLAN", lambda: _drop_vlan(host, plan))
     else:
         await vlan_lock.aclose()
@@ -167,6 +175,23 @@ async def _wire(attempt: Attempt, plan: Plan, vlan_lock: AsyncExitStack) -> Wire
         await _remember_vlan(host, plan)
     host.step("interface")
     return wired
+
+
+async def _lock_vlan(host: Host, plan: Plan, lock: AsyncExitStack) -> bool:
+    """Holds the VLAN interface's lock: with others where it is there and stays, else alone; whether
+    it is alone."""
+    if plan.vlan is None:
+        return True
+    link = vlan_name(plan.master, plan.vlan)
+    name = f"vlan-{link}"
+    if not plan.in_container and await host.wiring.link_index(link) is not None:
+        await lock.enter_async_context(held(host.records.locks, name, host.lock_wait, shared=True))
+        # Whoever made it may have taken it back before the lock was given.
+        if await host.wiring.link_index(link) is not None:
+            return False
+        await lock.aclose()
+    await lock.enter_async_context(held(host.records.locks, name, host.lock_wait))
+    return True
 
 
 async def _drop_vlan(host: Host, plan: Plan) -> None:
@@ -222,7 +247,7 @@ async def _repeated(
     ):
         return None
     if old.claim is not None:
-        asked, default = selections(conf, invocation)
+        asked, default = await wishes(host, conf, invocation)
         now = result_of(await acquire(host, old, asked, default, []), conf)
         if [ip.address for ip in now.ips] != [ip.address for ip in old.result.ips]:
             return None

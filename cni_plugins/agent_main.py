@@ -20,6 +20,7 @@ import netspace
 from cni_plugins import node_config
 from cni_plugins.agent import prepare
 from cni_plugins.hosts import client_of, host_on
+from cni_plugins.install_main import install_command, uninstall_command
 from cni_plugins.netconf import DEFAULT_NODE_CONFIG
 from cni_plugins.node_config import NodeConfig
 from cni_plugins.reporting import Outcome
@@ -117,19 +118,24 @@ def diagnose_command(path: Path) -> None:
     config = _configuration(path)
     logs.setup("error")
     from cni_plugins import diagnosis
+    from cni_plugins.findings import Finding, told
 
-    async def look() -> list[diagnosis.Finding]:
+    async def look() -> list[Finding]:
         kernel = Kernel()
         async with client_of(config) as client:
             host = host_on(config, client, HostWiring(kernel), os.environ)
             return await diagnosis.diagnose(config, kernel, client, host)
 
     try:
-        findings = asyncio.run(look())
+        found = asyncio.run(look())
     except Problem as problem:
         _fail(FAILED, str(problem))
-    if diagnosis.told(findings, click.echo):
+    if told(found, click.echo):
         sys.exit(FAILED)
+
+
+main.add_command(install_command)
+main.add_command(uninstall_command)
 
 
 def _configuration(path: Path) -> NodeConfig:

@@ -16,6 +16,8 @@ import netspace
 from cni_plugins import frames
 from cni_plugins.frames import Question
 from cni_plugins.hosts import Hosts, Kept
+from cni_plugins.kubernetes.telling import EventCounts, Teller
+from cni_plugins.node_config import NodeConfig
 from cni_plugins.reporting import logical_cards
 from cni_plugins.rounds import Rounds, Said
 from cni_plugins.serving import Agent
@@ -31,8 +33,8 @@ ANSWER_TIME: Final = 10.0
 class AgentStatus(msgspec.Struct, kw_only=True):
     """The agent as it is now. `calls`: how many of each command ended how since it started, `done`
     or the code. `server`: empty where one is ready, else why none is. `said`: what came of reports
-    and releases when they were last tried. `links`: bonds, VLANs and networks' parents. Moments are
-    RFC 3339, in UTC."""
+    and releases when they were last tried. `events`: those on pods, None where they are not
+    wanted. `links`: bonds, VLANs and networks' parents. Moments are RFC 3339, in UTC."""
 
     version: str
     pid: int
@@ -52,6 +54,7 @@ class AgentStatus(msgspec.Struct, kw_only=True):
     attachments: int
     pending: int
     said: dict[str, Said]
+    events: EventCounts | None
     links: list[LinkReport]
     memory_mib: float
 
@@ -64,6 +67,7 @@ class Picture(msgspec.Struct):
     hosts: Hosts
     path: Path
     kernel: Kernel
+    teller: Teller
     since: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -94,6 +98,7 @@ async def status_of(picture: Picture) -> bytes:
             attachments=len(records),
             pending=sum(record.pending for record in records),
             said=picture.rounds.said,
+            events=picture.teller.counts if _tells(config) else None,
             links=await picture.kernel.run(None, lambda net: logical_cards(net, parents)),
             memory_mib=round(_memory() / 2**20, 1),
         )
@@ -141,6 +146,11 @@ def lines_of(status: AgentStatus) -> Iterator[str]:
         yield f"  {command}: {', '.join(codes)}"
     for subject, said in status.said.items():
         yield f"{subject}: {said.said} ({said.at})"
+    if (told := status.events) is not None:
+        yield (
+            f"events: {told.posted} posted, {told.waiting} waiting, {told.dropped} dropped, "
+            f"{told.failed} failed" + (f" (the last: {told.why})" if told.why else "")
+        )
     for link in status.links:
         yield f"link {_link(link)}"
     yield f"memory: {status.memory_mib} MiB"
@@ -153,6 +163,10 @@ def _link(link: LinkReport) -> str:
     if link.slaves:
         parts.append(f"over {' '.join(link.slaves)}")
     return f"{link.name}: {', '.join([*parts, *link.addresses])}"
+
+
+def _tells(config: NodeConfig) -> bool:
+    return config.kubernetes is not None and config.kubernetes.events
 
 
 async def _why_not_ready(kept: Kept) -> str:

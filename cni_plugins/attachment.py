@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
@@ -23,6 +23,7 @@ from netspace.messages import (
     AllocateRequest,
     Allocation,
     AttachmentId,
+    Pod,
     Released,
     ReleaseRequest,
 )
@@ -44,13 +45,21 @@ class IpamClient(Protocol):
     async def held(self, cluster: str, attachment: AttachmentId) -> Allocation: ...
 
 
+class Pods(Protocol):
+    """Where pods' annotations are to be had, but for the runtime."""
+
+    async def annotations(self, pod: Pod) -> Mapping[str, str]:
+        """`CniError` 11 where they cannot be had now."""
+
+
 def _no_observer(_: str) -> None:
     pass
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
     """The node an operation runs on. `random` gives that many unpredictable bytes; `step` is told
-    the name of every step that was done, and what it raises makes the operation fail there."""
+    the name of every step that was done, and what it raises makes the operation fail there. `pods`
+    is asked where the runtime passes no annotations; None: then pods have none."""
 
     cluster: str
     node: str
@@ -58,6 +67,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     client: IpamClient
     wiring: Wiring
     environ: dict[str, str]
+    pods: Pods | None = None
     random: Callable[[int], bytes] = os.urandom
     step: Callable[[str], None] = _no_observer
     lock_wait: float = LOCK_WAIT

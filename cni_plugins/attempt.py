@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from cni_plugins.answers import result_of
 from cni_plugins.attachment import Host, forget, save
 from cni_plugins.failures import FOREIGN_INTERFACE, to_cni_error
 from cni_plugins.leases import acquire, clear_older_sandboxes, give_back, surely_not_done
-from cni_plugins.netconf import OWN_IPAM, NetConf, ipam_routes, pod_of, selections
+from cni_plugins.netconf import (
+    OWN_IPAM,
+    NetConf,
+    annotations_passed,
+    ipam_routes,
+    pod_of,
+    selections,
+)
 from cni_plugins.protocol import TRY_AGAIN, CniError, Invocation
 from cni_plugins.records import Plugin, Record
 from cni_plugins.results import Result
 from cni_plugins.steps import Undo
+from netspace.messages import Selection
 
 
 class Attempt(msgspec.Struct, kw_only=True):
@@ -100,13 +110,24 @@ async def drop_record(attempt: Attempt) -> None:
         await forget(attempt.host, attempt.record.key)
 
 
+async def wishes(host: Host, conf: NetConf, invocation: Invocation) -> tuple[Selection, Selection]:
+    """What the pod asks for and the conflist's default, by annotations of the runtime's or, where
+    it passes none, of Kubernetes' API."""
+    annotations: Mapping[str, str] | None = None
+    pod = pod_of(invocation)
+    if host.pods is not None and not annotations_passed(invocation) and pod.namespace and pod.name:
+        annotations = await host.pods.annotations(pod)
+        host.step("annotations")
+    return selections(conf, invocation, annotations)
+
+
 async def lease(attempt: Attempt) -> Result:
     """The slot of our own server as an IPAM result."""
     host, record = attempt.host, attempt.record
     if attempt.pending is not None:
         await give_back(host, attempt.pending)
         host.step("pending release")
-    asked, default = selections(attempt.conf, attempt.invocation)
+    asked, default = await wishes(host, attempt.conf, attempt.invocation)
     ipam_routes(attempt.conf)  # Wrong ones are refused before a slot is asked for.
     may_hold = attempt.reused
 

@@ -8,6 +8,7 @@ report. A file that changed is read anew without being told.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import importlib
 import logging
@@ -25,11 +26,12 @@ import netspace
 from cni_plugins import sockets
 from cni_plugins.agent_status import Picture, status_of
 from cni_plugins.hosts import Hosts, Kept
+from cni_plugins.kubernetes.telling import Teller
 from cni_plugins.node_config import NodeConfig
 from cni_plugins.node_state.state import NodeState
 from cni_plugins.rounds import Rounds
 from cni_plugins.services.keeper import NodeServices
-from cni_plugins.serving import Agent
+from cni_plugins.serving import Agent, Witnesses
 from cni_plugins.wiring import HostWiring
 from hostnet import Kernel
 from netspace import logs
@@ -42,9 +44,18 @@ STOP_TIME: Final = 25.0
 WATCH: Final = 2.0
 """Seconds between two looks at the configuration's file."""
 _COLLECT: Final = (50_000, 20, 50)
-_THREADS: Final = 32
-"""Calls that block for a file at once."""
-_LATE: Final = ("asyncio.base_subprocess", "cni_plugins.delegate", "encodings.idna")
+_THREADS: Final = 8
+"""Calls that block for a file at once: more would only wait for the same disk."""
+_M_ARENA_MAX: Final = -8
+_ARENAS: Final = 2
+"""Heaps that glibc keeps (mallopt(3)). It would make one for each of many threads, and what a pod's
+thread leaves free in one no other thread uses."""
+_LATE: Final = (
+    "asyncio.base_subprocess",
+    "cni_plugins.delegate",
+    "cni_plugins.kubernetes.pods",
+    "encodings.idna",
+)
 """What is imported only once it is needed, and would be with the first call."""
 
 
@@ -60,12 +71,14 @@ async def serve(config: NodeConfig, path: Path) -> None:
     kernel = Kernel()
     hosts = Hosts(HostWiring(kernel), environment(os.environ))
     rounds = Rounds(hosts, str(path), kernel, lambda kept: node_state_of(kept, kernel))
-    agent = Agent(hosts, config.agent, rounds)
-    picture = Picture(agent, rounds, hosts, path, kernel)
+    teller = Teller(hosts, str(path))
+    agent = Agent(hosts, config.agent, Witnesses(rounds, teller))
+    picture = Picture(agent, rounds, hosts, path, kernel, teller)
     agent.questions["status"] = lambda: status_of(picture)
     loop.add_signal_handler(signal.SIGHUP, hosts.reload)
     running = [
         asyncio.create_task(rounds.run()),
+        asyncio.create_task(teller.run()),
         asyncio.create_task(_signs_of_life()),
         asyncio.create_task(_watch(agent, hosts, rounds, path)),
     ]
@@ -107,6 +120,8 @@ def _prepare_process(loop: asyncio.AbstractEventLoop) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     loop.set_default_executor(ThreadPoolExecutor(_THREADS, "file"))
+    with suppress(AttributeError):  # Another C library has no such thing.
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
     hostnet.netlink.load()
     for name in _LATE:
         importlib.import_module(name)

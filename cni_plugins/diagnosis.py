@@ -4,51 +4,39 @@ not there. Nothing on the node is changed; kernel features are tried in a namesp
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import hostnet
 from cni_plugins import agent_status
 from cni_plugins.attachment import Host
+from cni_plugins.findings import Finding, Verdict
+from cni_plugins.hosts import api_of
 from cni_plugins.node_config import NodeConfig
 from cni_plugins.node_state.desired import Desired, Parent, desired, settings
 from cni_plugins.node_state.faults import bond_faults, parent_steps, suspects
 from cni_plugins.node_state.links import look
-from cni_plugins.services.keeper import NodeServices
+from cni_plugins.services.diagnosis import services_findings
 from cni_plugins.steps import in_thread
 from hostnet import BondState, Kernel, KernelError, Link, Net
 from ipam_server.client import Client
 from netspace.messages import Network
 from netspace.problems import Problem
-from netspace.tls import Tls, explained
+from netspace.tls import Tls, explained, shown_to_others
+
+if TYPE_CHECKING:
+    from cni_plugins.kubernetes.rights import Answer
 
 GATEWAY_WAIT: Final = 2.0
 """Seconds that a gateway may take to answer."""
 SOON: Final = 14 * 86400.0
 """Seconds before a certificate's end from which on it is named."""
-
-Verdict = Literal["ok", "warning", "fault"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What was found of a subject, and what to do about it (empty where all is well). A `fault`
-    keeps pods from working, or soon will; a `warning` does not."""
-
-    verdict: Verdict
-    subject: str
-    found: str
-    do: str = ""
-
-    def __str__(self) -> str:
-        mark = self.verdict if self.verdict == "ok" else self.verdict.upper()
-        return f"{mark:8}{self.subject}: {self.found}" + (f" -> {self.do}" if self.do else "")
 
 
 async def diagnose(config: NodeConfig, kernel: Kernel, client: Client, host: Host) -> list[Finding]:
@@ -69,16 +57,11 @@ async def diagnose(config: NodeConfig, kernel: Kernel, client: Client, host: Hos
     found += await kernel.run(None, lambda net: list(_parents(net, wanted, made)))
     found += await kernel.run(None, lambda net: list(_gateways(net, networks or ())))
     found += await kernel.run(None, lambda net: list(_pods(net, wanted)))
-    if config.services is not None:
-        services = NodeServices(config, kernel, client, Path(config.state_dir))
-        lacks = await services.missing()
-        do = "load the kernel's modules, or do without Services"
-        found += [Finding("fault", "services", line, do) for line in lacks]
-        if not lacks:
-            found.append(Finding("ok", "services", "the kernel has what they need"))
+    found += await services_findings(config, kernel, client, networks or (), records)
     found += server
     if (tls := config.server.tls()) is not None:
         found.append(await in_thread(lambda: certificate(tls, config, time.time())))
+    found += await _kubernetes(config)
     found.append(await in_thread(lambda: _agent(Path(config.agent.socket))))
     return found
 
@@ -114,11 +97,25 @@ def _tried(net: Net, config: NodeConfig) -> Iterator[Finding]:
             yield Finding("fault", f"kernel: {name}", error.why, f"load the module {module}")
         else:
             yield Finding("ok", f"kernel: {name}", "there")
+    ways = hostnet.egress_ways(net, hostnet.get_link(net, "lo"))
+    yield egress_finding(ways)
     if hostnet.has_ipv6():
         yield Finding("ok", "kernel: IPv6", "there")
     else:
         do = "start the kernel without ipv6.disable=1, or use IPv4 only"
         yield Finding("warning", "kernel: IPv6", "not there", do)
+
+
+def egress_finding(ways: Sequence[hostnet.Way]) -> Finding:
+    """Of what keeps pods from sending under others' addresses. Pure."""
+    subject = "kernel: filter of what pods send"
+    if "nftables" in ways:
+        return Finding("ok", subject, "there, by nftables")
+    do = "use a kernel with nftables' egress hook (Linux 5.16, CONFIG_NETFILTER_EGRESS)"
+    if ways:
+        found = "by tc alone: a pod's packet socket can go round it (PACKET_QDISC_BYPASS)"
+        return Finding("warning", subject, found, do)
+    return Finding("warning", subject, "not there: pods can send under any address", do)
 
 
 def _bonds(net: Net, wanted: Desired) -> Iterator[Finding]:
@@ -268,7 +265,7 @@ def certificate(tls: Tls, config: NodeConfig, now: float) -> Finding:
     subject = f"certificate {tls.cert}"
     do = "make a new one (docs/security.md)"
     try:
-        shown = _shown(tls)
+        shown = shown_to_others(tls, "client")
     except (OSError, ssl.SSLError) as error:
         return Finding("fault", subject, f"servers would not take it: {explained(error)}", do)
     names = {key: value for part in shown.get("subject", ()) for key, value in part}
@@ -283,25 +280,31 @@ def certificate(tls: Tls, config: NodeConfig, now: float) -> Finding:
     return Finding("ok", subject, f"node {who[1]} of cluster {who[0]}, until {day}")
 
 
-def _shown(tls: Tls) -> Any:
-    """What a server that knows the authority reads in the certificate, which it checks."""
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(tls.cert, tls.key, password="")
-    server.load_verify_locations(tls.ca)
-    server.verify_mode = ssl.CERT_REQUIRED
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.check_hostname = False
-    client.verify_mode = ssl.CERT_NONE
-    client.load_cert_chain(tls.cert, tls.key, password="")
-    one, other = ssl.MemoryBIO(), ssl.MemoryBIO()
-    sides = [client.wrap_bio(one, other), server.wrap_bio(other, one, server_side=True)]
-    for _ in range(6):
-        for side in sides:
-            try:
-                side.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-    return sides[1].getpeercert()
+async def _kubernetes(config: NodeConfig) -> list[Finding]:
+    section, api = config.kubernetes, api_of(config, os.environ)
+    if section is None or api is None:
+        return []
+    from cni_plugins.kubernetes import rights
+
+    try:
+        answer = await rights.ask(api, section)
+    finally:
+        await api.close()
+    return list(kubernetes_findings(answer))
+
+
+def kubernetes_findings(answer: Answer) -> Iterator[Finding]:
+    """Of the API and what it lets the node do. Pure."""
+    if not answer.reached:
+        do = "correct kubernetes in the node's configuration; or take it out, where the runtime"
+        yield Finding("fault", "kubernetes", answer.found, f"{do} passes annotations")
+        return
+    for lack in answer.lacks:
+        verdict: Verdict = "fault" if lack.startswith("get pods") else "warning"
+        do = "let the node do it, by a ClusterRole and its binding"
+        yield Finding(verdict, "kubernetes", f"the node may not {lack}", do)
+    if not answer.lacks:
+        yield Finding("ok", "kubernetes", f"{answer.found}, and lets the node do all it has to")
 
 
 def _agent(path: Path) -> Finding:
@@ -311,14 +314,3 @@ def _agent(path: Path) -> Finding:
         do = "start netspace-agent serve: without it nothing is repaired"
         return Finding("warning", "agent", problem.detail, do)
     return Finding("ok", "agent", f"it answers on {path}")
-
-
-def told(findings: Iterable[Finding], say: Callable[[str], None]) -> bool:
-    """Says all findings; whether any is a fault."""
-    faults = warnings = 0
-    for finding in findings:
-        faults += finding.verdict == "fault"
-        warnings += finding.verdict == "warning"
-        say(str(finding))
-    say(f"{faults} faults, {warnings} warnings")
-    return faults > 0

@@ -11,16 +11,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cni_plugins import node_config
-from cni_plugins.attachment import Host
+from cni_plugins.attachment import Host, Pods
 from cni_plugins.node_config import NodeConfig
 from cni_plugins.records import Records
 from cni_plugins.setting import NO_CLUSTER
 from cni_plugins.status import TIMEOUT
 from cni_plugins.wiring import Wiring
 from ipam_server.client import Client
+
+if TYPE_CHECKING:
+    from cni_plugins.kubernetes.api import KubeApi
 
 MOST: Final = 16
 """Configurations that are kept at once, those in use not counted."""
@@ -38,7 +41,31 @@ def client_of(node: NodeConfig, timeout: float | None = None) -> Client:
     return Client(server.endpoints, server.timeout if timeout is None else timeout, server.tls())
 
 
-def host_on(node: NodeConfig, client: Client, wiring: Wiring, environ: Mapping[str, str]) -> Host:
+def api_of(node: NodeConfig, environ: Mapping[str, str]) -> KubeApi | None:
+    """Kubernetes' API; None where the configuration has no section for it."""
+    if node.kubernetes is None:
+        return None
+    from cni_plugins.kubernetes.api import KubeApi  # most nodes' runtimes pass annotations
+
+    return KubeApi(node.kubernetes, environ)
+
+
+def pods_of(api: KubeApi | None) -> Pods | None:
+    """Where annotations are to be had that the runtime does not pass."""
+    if api is None:
+        return None
+    from cni_plugins.kubernetes.pods import ApiPods
+
+    return ApiPods(api)
+
+
+def host_on(
+    node: NodeConfig,
+    client: Client,
+    wiring: Wiring,
+    environ: Mapping[str, str],
+    pods: Pods | None = None,
+) -> Host:
     """The host of this configuration; `environ` is what other IPAM plugins are given."""
     return Host(
         cluster=node.cluster,
@@ -47,18 +74,20 @@ def host_on(node: NodeConfig, client: Client, wiring: Wiring, environ: Mapping[s
         client=client,
         wiring=wiring,
         environ=dict(environ),
+        pods=pods,
     )
 
 
 class Kept:
     """What was made of one configuration. `asking` is a client for questions that must be answered
-    soon, for STATUS."""
+    soon, for STATUS; `api` is Kubernetes'."""
 
     def __init__(self, config: NodeConfig, wiring: Wiring, environ: Mapping[str, str]) -> None:
         self.config = config
         self.client = client_of(config)
         self.asking = client_of(config, TIMEOUT * len(config.server.endpoints))
-        self.host = host_on(config, self.client, wiring, environ)
+        self.api = api_of(config, environ)
+        self.host = host_on(config, self.client, wiring, environ, pods_of(self.api))
         self.users = 0
         self.retired = False
         self._ready_until = 0.0
@@ -74,6 +103,8 @@ class Kept:
     async def close(self) -> None:
         await self.client.close()
         await self.asking.close()
+        if self.api is not None:
+            await self.api.close()
 
 
 class Hosts:

@@ -21,15 +21,19 @@ _LONGEST_PAUSE: Final = 0.05
 
 
 @asynccontextmanager
-async def held(folder: Path, name: str, wait: float) -> AsyncIterator[None]:
-    """Holds the lock for the body. `wait`: seconds before it is `CniError` 11; 0 tries once.
+async def held(
+    folder: Path, name: str, wait: float, *, shared: bool = False
+) -> AsyncIterator[None]:
+    """Holds the lock for the body, alone or together with others who hold it `shared`. `wait`:
+    seconds before it is `CniError` 11; 0 tries once.
 
-    The file is removed by its holder: whoever got a lock on a removed file begins again.
+    The file is removed by its last holder: whoever got a lock on a removed file begins again.
     """
     path = folder / f"{name}.lock"
     deadline = monotonic() + wait
     pause = _FIRST_PAUSE
-    while (file := _try(path)) is None:
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    while (file := _try(path, how)) is None:
         if monotonic() >= deadline:
             raise CniError(
                 TRY_AGAIN,
@@ -41,26 +45,32 @@ async def held(folder: Path, name: str, wait: float) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        if not shared or _locked(file, path, fcntl.LOCK_EX):
+            path.unlink(missing_ok=True)
         os.close(file)
 
 
-def _try(path: Path) -> int | None:
+def _try(path: Path, how: int) -> int | None:
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        mine, current = os.fstat(file), path.stat()
-    except (BlockingIOError, FileNotFoundError):
-        os.close(file)
-        return None
+        got = _locked(file, path, how)
     except BaseException:
         os.close(file)
         raise
-    if mine.st_ino != current.st_ino:
-        os.close(file)
-        return None
-    return file
+    if got:
+        return file
+    os.close(file)
+    return None
+
+
+def _locked(file: int, path: Path, how: int) -> bool:
+    """Whether the open file is locked now, and is still the one at the path."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+        return os.fstat(file).st_ino == path.stat().st_ino
+    except (BlockingIOError, FileNotFoundError):
+        return False

@@ -8,6 +8,7 @@ Everything a pod can name is hostile until it has passed here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
@@ -56,8 +57,9 @@ class RuntimeConf(msgspec.Struct, kw_only=True):
 class NetConf(msgspec.Struct, kw_only=True, rename="camel"):
     """One plugin's configuration. `master` empty: the link that our server's network names, or with
     another IPAM plugin the one with the default route. `vlan` is for other IPAM plugins: with ours
-    it comes from the network. `mtu` 0 inherits. `config` is the node's configuration file, where
-    the `ipam` section names none."""
+    it comes from the network. `mtu` 0 inherits. `guard_sources`: what a pod sends under addresses
+    that are not its own is dropped. `config` is the node's configuration file, where the `ipam`
+    section names none."""
 
     master: Annotated[str, Meta(pattern=names.either(names.LINK, ""))] = ""
     mode: Mode = "bridge"
@@ -66,6 +68,7 @@ class NetConf(msgspec.Struct, kw_only=True, rename="camel"):
     link_in_container: bool = False
     bcqueuelen: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
     vlan: Annotated[int, Meta(ge=1, le=4094)] | None = None
+    guard_sources: bool = True
     config: Path = ""
     ipam: IpamConf = msgspec.field(default_factory=IpamConf)
     dns: Dns = msgspec.field(default_factory=Dns)
@@ -110,16 +113,30 @@ def pod_of(invocation: Invocation) -> Pod:
     )
 
 
-def selections(conf: NetConf, invocation: Invocation) -> tuple[Selection, Selection]:
-    """What the pod asks for and what the conflist gives to a pod that asks for nothing.
+def annotations_passed(invocation: Invocation) -> bool:
+    """Whether the runtime says what annotations the pod has; null says that it has none."""
+    return ANNOTATIONS in (invocation.config.get("runtimeConfig") or {})
+
+
+class AnnotationError(CniError):
+    """An annotation of ours that cannot be read."""
+
+
+def selections(
+    conf: NetConf, invocation: Invocation, annotations: Mapping[str, str] | None = None
+) -> tuple[Selection, Selection]:
+    """What the pod asks for by its annotations, and what the conflist gives to a pod that asks for
+    nothing. `annotations` None: those that the runtime passes.
 
     An address from the runtime (`runtimeConfig.ips`, CNI_ARGS `IP`) counts as the pod's wish where
     its annotations name none.
     """
     try:
-        asked = selection.from_annotations(conf.runtime_config.annotations)
+        asked = selection.from_annotations(
+            conf.runtime_config.annotations if annotations is None else annotations
+        )
     except Problem as problem:
-        raise CniError(INVALID_CONFIG, problem.detail, problem.do) from None
+        raise AnnotationError(INVALID_CONFIG, problem.detail, problem.do) from None
     given = [text.partition("/")[0] for text in conf.runtime_config.ips]
     if not given and invocation.args.get("IP"):
         given = [invocation.args["IP"].partition("/")[0]]

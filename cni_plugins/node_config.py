@@ -114,6 +114,21 @@ class ServicesSection(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
     extra: Annotated[tuple[Cidr, ...], Meta(max_length=64)] = ()
 
 
+class KubernetesSection(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How the node asks Kubernetes' API: by a `kubeconfig`, or by the credentials in the folder
+    `service_account`, as Kubernetes mounts them, with `server` where the environment does not name
+    the API. `timeout`: seconds for one question. `events`: whether the agent tells of pods'
+    addresses, and why they have none, by events on the pods."""
+
+    kubeconfig: File | None = None
+    service_account: File = "/var/run/secrets/kubernetes.io/serviceaccount"
+    server: Annotated[str, Meta(pattern=r"^https://[^\s]+" + names.END, max_length=300)] | None = (
+        None
+    )
+    timeout: Annotated[float, Meta(gt=0, le=30)] = 5.0
+    events: bool = True
+
+
 class NodeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """`node` empty is the host's name; `state_dir` holds the attachment records. `links`: the
     address space of the node's logical cards, each under the name its network is to have."""
@@ -126,6 +141,7 @@ class NodeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     links: Annotated[tuple[NewNetwork, ...], Meta(max_length=4096)] = ()
     services: ServicesSection | None = None
     agent: AgentSection = AgentSection()
+    kubernetes: KubernetesSection | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
@@ -221,6 +237,9 @@ def _contradictions(config: NodeConfig) -> list[str]:
     secured = any(url.startswith("https://") for url in config.server.endpoints)
     if not all(files) and (any(files) or secured):
         found.append("server: https needs ca, cert and key: name all three")
+    kubernetes = config.kubernetes
+    if kubernetes is not None and kubernetes.kubeconfig and kubernetes.server:
+        found.append("kubernetes: the kubeconfig names the server: leave server out")
     found += _no_networks(config.services)
     seen: set[str] = set()
     for at, link in enumerate(config.links):

@@ -15,7 +15,7 @@ from typing import Final, Generic, TypeVar
 from cni_plugins import add, check, delete, ipam
 from cni_plugins.attachment import Host
 from cni_plugins.failures import to_cni_error
-from cni_plugins.hosts import client_of, host_on
+from cni_plugins.hosts import api_of, client_of, host_on, pods_of
 from cni_plugins.leases import replay_pending
 from cni_plugins.netconf import OWN_IPAM, parse_netconf
 from cni_plugins.protocol import TRY_AGAIN, CniError, Invocation
@@ -47,8 +47,13 @@ def serve(
 
     async def whole() -> int:
         async with client_of(node) as client:
-            host = host_on(node, client, HostWiring(), environ)
-            output = await _until_signal(Interruptible(operate(plugin, host, invocation)))
+            api = api_of(node, environ)
+            host = host_on(node, client, HostWiring(), environ, pods_of(api))
+            try:
+                output = await _until_signal(Interruptible(operate(plugin, host, invocation)))
+            finally:
+                if api is not None:
+                    await api.close()
             status = answer(output) if output else 0
             if conf.ipam.type == OWN_IPAM and invocation.command in ("ADD", "DEL", "GC"):
                 await _replay(host)
@@ -102,11 +107,6 @@ class Interruptible(Generic[T]):
             if not self._results:
                 raise
         return self._results[0]
-
-    async def ended(self, *others: asyncio.Task[object]) -> bool:
-        """Waits until the work or one of the others has ended; whether it was the work."""
-        await asyncio.wait({self._task, *others}, return_when=asyncio.FIRST_COMPLETED)
-        return self._task.done()
 
     async def _kept(self, work: Coroutine[None, None, T]) -> None:
         self._results.append(await work)

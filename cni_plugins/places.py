@@ -1,4 +1,4 @@
-"""Which attachment records are of one pod's place, without reading every record for every ADD.
+"""The attachment records of a node in memory, by file and by their pods' places.
 
 The kernel tells of every file that comes and goes in the records' folder, whichever process did it,
 and before that process goes on (inotify(7)); only these files are read again. Where the kernel can
@@ -12,14 +12,14 @@ import errno
 import logging
 import os
 import struct
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
-import msgspec
-
-from cni_plugins.disk import read_whole
 from netspace.messages import Pod
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -54,64 +54,75 @@ class Place(NamedTuple):
         return Place(cluster, pod.namespace, pod.name, ifname)
 
 
-class _Placed(msgspec.Struct):
-    """As much of a record as says where it is."""
+class Places(Generic[T]):
+    """What the files in `folder` with this suffix hold. `read` gives what is in one, None where
+    nothing can be read, and `placed` where that is. For any thread."""
 
-    cluster: str
-    pod: Pod
-    ifname: str
-
-
-class Places:
-    """The records in `folder` by place; `suffix` is that of their files. For one thread."""
-
-    def __init__(self, folder: Path, suffix: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        suffix: str,
+        read: Callable[[Path], T | None],
+        placed: Callable[[T], Place],
+    ) -> None:
         self._folder, self._suffix = folder, suffix
+        self._read, self._placed = read, placed
+        self._one = threading.Lock()
         self._watch: _Watch | None = None
-        self._place: dict[str, Place] = {}
+        self._found: dict[str, T] = {}
         self._names: dict[Place, set[str]] = {}
 
-    def at(self, place: Place) -> list[str]:
-        """The names of the files of the place as they are on disk now."""
-        self._catch_up()
-        return [*self._names.get(place, ())]
+    def all(self) -> list[T]:
+        """What is in all files as they are on disk now."""
+        with self._one:
+            self._catch_up()
+            return [*self._found.values()]
 
-    def close(self) -> None:
+    def at(self, place: Place) -> list[T]:
+        """The same of those of the place."""
+        with self._one:
+            self._catch_up()
+            return [self._found[name] for name in self._names.get(place, ())]
+
+    def _catch_up(self) -> None:
+        try:
+            names = set() if self._watch is None else set(self._watch.changed())
+        except LookupError:
+            self._forget()
+            names = set()
+        try:
+            if self._watch is None:
+                # First the watch, then the look: what changes in between is told.
+                self._watch = _Watch.on(self._folder)
+                self._found.clear()
+                self._names.clear()
+                if self._folder.is_dir():
+                    names = {path.name for path in self._folder.iterdir()}
+            for name in names:
+                self._look(name)
+        except BaseException:
+            self._forget()
+            raise
+
+    def _forget(self) -> None:
+        """Has all be read anew the next time."""
         if self._watch is not None:
             self._watch.close()
             self._watch = None
 
-    def _catch_up(self) -> None:
-        if self._watch is not None:
-            try:
-                changed = set(self._watch.changed())
-            except LookupError:
-                self.close()
-            else:
-                for name in changed:
-                    self._look(name)
-                return
-        # First the watch, then the look: what changes in between is told.
-        self._watch = _Watch.on(self._folder)
-        self._place.clear()
-        self._names.clear()
-        for path in [*self._folder.iterdir()] if self._folder.is_dir() else ():
-            self._look(path.name)
-
     def _look(self, name: str) -> None:
         if not name.endswith(self._suffix):
             return
-        if (old := self._place.pop(name, None)) is not None:
-            names = self._names[old]
+        if (old := self._found.pop(name, None)) is not None:
+            place = self._placed(old)
+            names = self._names[place]
             names.discard(name)
             if not names:
-                del self._names[old]
-        try:
-            found = msgspec.json.decode(read_whole(self._folder / name), type=_Placed)
-        except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
-            return  # One that cannot be read is of no place; whoever loads it says so.
-        place = self._place[name] = Place.of(found.cluster, found.pod, found.ifname)
-        self._names.setdefault(place, set()).add(name)
+                del self._names[place]
+        found = self._read(self._folder / name)
+        if found is not None:
+            self._found[name] = found
+            self._names.setdefault(self._placed(found), set()).add(name)
 
 
 class _Watch:

@@ -68,7 +68,8 @@ class Record(msgspec.Struct, kw_only=True):
     its IPAM plugin. `claim` is None where that is none of ours, and once the server has taken
     the slot back; `allocation` is None before the server has answered. `result` is what ADD
     answered. `mac`, `master`, `vlan`, `mode` and `mtu` are enough to build the interface again,
-    in the namespace that `sandbox` tells from all others (the path may be another's by now).
+    in the namespace that `sandbox` tells from all others (the path may be another's by now), and
+    `guard` says whether it is to send under its own addresses only.
     `fenced`: why the interface must stay down, empty where it need not.
     """
 
@@ -91,6 +92,7 @@ class Record(msgspec.Struct, kw_only=True):
     mtu: int = 0
     in_container: bool = False
     conflict: bool = False
+    guard: bool = True
     sandbox: str = ""
     fenced: str = ""
     result: Result | None = None
@@ -115,7 +117,7 @@ class Records:
         self._since = state_dir / "since.json"
         self.locks = state_dir / "locks"
         self.made = Made(state_dir / "made")
-        self._places = Places(self._attachments, _SUFFIX)
+        self._places = Places(self._attachments, _SUFFIX, self._read, _place)
         self._agreed: dict[str, list[str | None]] = {}
 
     def load(self, key: Key) -> Record | None:
@@ -128,19 +130,13 @@ class Records:
         return (self._attachments / f"{key}{_SUFFIX}").exists()
 
     def all(self) -> list[Record]:
-        """Every record that can be read, in no particular order."""
-        try:
-            paths = list(self._attachments.iterdir())
-        except FileNotFoundError:
-            return []
-        found = (self._read(path) for path in paths if path.suffix == _SUFFIX)
-        return [record for record in found if record is not None]
+        """Every record that can be read, in no particular order. They are kept in memory, and not
+        to be changed: the first time every file is read, after that what has changed."""
+        return self._places.all()
 
     def at(self, place: Place) -> list[Record]:
-        """The records of one place of a pod. The first time every record is looked at, after that
-        what has changed; for the thread of the event loop."""
-        found = (self._read(self._attachments / name) for name in self._places.at(place))
-        return [r for r in found if r is not None and Place.of(r.cluster, r.pod, r.ifname) == place]
+        """The same of one place of a pod."""
+        return self._places.at(place)
 
     def save(self, record: Record) -> None:
         """Writes the record; when this returns it outlives a power cut."""
@@ -237,3 +233,7 @@ class Records:
                     "a record cannot be read, it was set aside", extra={"file": str(aside)}
                 )
                 return
+
+
+def _place(record: Record) -> Place:
+    return Place.of(record.cluster, record.pod, record.ifname)

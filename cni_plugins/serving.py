@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -58,6 +58,28 @@ class Witness:
     def left_pending(self) -> None:
         """Something is left of an attachment that is to be taken back."""
 
+    def ended(self, host: Host, invocation: Invocation, failure: BaseException | None) -> None:
+        """An operation came to its end on this host, or failed so. The caller waits yet."""
+
+
+class Witnesses(Witness):
+    """Several, told one after the other."""
+
+    def __init__(self, *all_: Witness) -> None:
+        self._all = all_
+
+    def succeeded(self, invocation: Invocation) -> None:
+        for each in self._all:
+            each.succeeded(invocation)
+
+    def left_pending(self) -> None:
+        for each in self._all:
+            each.left_pending()
+
+    def ended(self, host: Host, invocation: Invocation, failure: BaseException | None) -> None:
+        for each in self._all:
+            each.ended(host, invocation, failure)
+
 
 class Counts(msgspec.Struct):
     """What became of connections, and of calls by command and outcome: `done` or the code."""
@@ -74,6 +96,53 @@ class Counts(msgspec.Struct):
 
 class _Full(Exception):
     """Requests hold as many bytes as they may."""
+
+
+class Caller:
+    """The other end of a connection. Its socket is used as it is: a call is one request and one
+    answer, and asyncio's streams cost as much as all the rest of receiving them."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._socket = connection
+        self._loop = asyncio.get_running_loop()
+        self._come = bytearray()
+
+    async def exactly(self, count: int) -> bytes:
+        """So many bytes; `IncompleteReadError` where fewer come, `OSError`."""
+        while len(self._come) < count:
+            part = await self._loop.sock_recv(self._socket, _BUFFER)
+            if not part:
+                raise asyncio.IncompleteReadError(bytes(self._come), count)
+            self._come += part
+        taken = bytes(self._come[:count])
+        del self._come[:count]
+        return taken
+
+    @contextlib.contextmanager
+    def watched(self, gone: Callable[[], None]) -> Iterator[None]:
+        """Tells, once, when the caller hangs up. Nothing may follow a request, so whatever comes
+        means that it is no more."""
+
+        def readable() -> None:
+            self._loop.remove_reader(self._socket)
+            gone()
+
+        if self._come:
+            gone()
+        else:
+            self._loop.add_reader(self._socket, readable)
+        try:
+            yield
+        finally:
+            self._loop.remove_reader(self._socket)
+
+    async def write(self, data: bytes) -> None:
+        """All of it; `OSError`."""
+        await self._loop.sock_sendall(self._socket, data)
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 class Agent:
@@ -171,20 +240,18 @@ class Agent:
 
     async def _connected(self, connection: socket.socket) -> None:
         deadline = asyncio.get_running_loop().time() + self.limits.timeout
-        reader, writer = await asyncio.open_unix_connection(sock=connection, limit=_BUFFER)
+        caller = Caller(connection)
         try:
-            answer = await self._answer(reader, deadline)
+            answer = await self._answer(caller, deadline)
             if answer is not None:
                 async with asyncio.timeout(ANSWER_TIME):
-                    writer.write(frames.encode_answer(answer))
-                    writer.close()
-                    await writer.wait_closed()
+                    await caller.write(frames.encode_answer(answer))
         except OSError:  # TimeoutError is one
             self.counts.hung_up += 1
         finally:
-            writer.transport.abort()
+            caller.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, deadline: float) -> Answer | None:
+    async def _answer(self, caller: Caller, deadline: float) -> Answer | None:
         """What is to be answered; None where nobody is there to read it."""
         mine = 0
 
@@ -194,7 +261,7 @@ class Agent:
                 raise _Full
             self._held += count
             mine += count
-            return await reader.readexactly(count)
+            return await caller.exactly(count)
 
         try:
             try:
@@ -209,32 +276,33 @@ class Agent:
                     self.counts.malformed += 1
                     logger.warning("what came is no request", extra={"why": str(failure)})
                 return None
-            return await self._unless_hung_up(reader, call, deadline)
+            return await self._unless_hung_up(caller, call, deadline)
         finally:
             self._held -= mine
 
     async def _unless_hung_up(
-        self, reader: asyncio.StreamReader, call: Request | Question, deadline: float
+        self, caller: Caller, call: Request | Question, deadline: float
     ) -> Answer | None:
         asked = self._told(call) if isinstance(call, Question) else self._called(call, deadline)
         work = Interruptible(asked)
         task = asyncio.current_task()
         assert task is not None
         self._connections[task] = work
-        # Nothing may follow a request, so whatever comes means that the caller is no more.
-        hang_up: asyncio.Task[object] = asyncio.ensure_future(_anything(reader))
+        gone = False
+
+        def hung_up() -> None:
+            nonlocal gone
+            gone = True
+            self.counts.hung_up += 1
+            work.cancel()
+
         try:
-            there = await work.ended(hang_up)
-            if not there:
-                self.counts.hung_up += 1
-                work.cancel()
-            answer = await work.result()
+            with caller.watched(hung_up):
+                answer = await work.result()
         except asyncio.CancelledError:
             work.cancel()
             raise
-        finally:
-            hang_up.cancel()
-        return answer if there else None
+        return None if gone else answer
 
     async def _told(self, question: Question) -> Answer:
         ask = self.questions.get(question.name)
@@ -276,9 +344,12 @@ class Agent:
                 output = await self._in_turn(request.plugin, host, invocation, deadline)
             except (Exception, asyncio.CancelledError) as error:
                 self._look_for_pending(host, invocation, failed=True)
+                if own and isinstance(error, Exception):
+                    self._witness.ended(host, invocation, error)
                 raise operations.failure_of(invocation, error) from None
             if own:
                 self._witness.succeeded(invocation)
+                self._witness.ended(host, invocation, None)
             self._look_for_pending(host, invocation, failed=False)
             return output
 
@@ -316,10 +387,3 @@ def _silent(failure: Exception, asked: int) -> bool:
     if not isinstance(failure, asyncio.IncompleteReadError):
         return False
     return not failure.partial and failure.expected == asked
-
-
-async def _anything(reader: asyncio.StreamReader) -> object:
-    """Returns when a byte comes, or none can come any more."""
-    with contextlib.suppress(OSError):
-        return await reader.read(1)
-    return None

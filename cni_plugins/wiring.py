@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from typing import Final, Protocol
 
@@ -18,7 +19,12 @@ from cni_plugins.made import boot_id
 from cni_plugins.results import Ip, Route
 from hostnet import Kernel, Link, Net, Netns
 
+MAKING: Final = 4
+"""Interfaces that are made at once: all take the kernel's one lock for links, and more would only
+spin on it."""
 _MAIN_TABLE: Final = 254
+_MOST_GUARDED: Final = 16
+"""Addresses of an interface that a filter is made for."""
 _PROBE: Final = 0.5
 """Seconds that another owner of an address has for its answer."""
 _SCOPES: Final = {0: "global", 200: "site", 253: "link", 254: "host"}
@@ -28,7 +34,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """An interface to be. `master` is the link on which the VLAN lies, or with `vlan` None the
     macvlan itself; it is looked for in the pod with `in_container`. `mac` empty lets the kernel
     choose; `mtu` 0 inherits. `probe`: the link is asked whether somebody else has an address before
-    it is used. Every route has its gateway, or none because it is on the link."""
+    it is used; `guard`: what it sends under other addresses than its own is dropped, where the
+    kernel can (`guarded`). `vmac`: the host's link by which the node reaches it, empty where there
+    is none; `sources`: the node's addresses that it speaks from. Every route has its gateway, or
+    none because it is on the link."""
 
     netns: str
     ifname: str
@@ -41,6 +50,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     ips: tuple[Ip, ...]
     routes: tuple[Route, ...]
     probe: bool = False
+    guard: bool = True
+    vmac: str = ""
+    sources: tuple[str, ...] = ()
 
 
 class Wired(msgspec.Struct, frozen=True):
@@ -56,7 +68,8 @@ class Wired(msgspec.Struct, frozen=True):
 class Live(msgspec.Struct, frozen=True, kw_only=True):
     """A pod's link as it is now. `parent` is the index of the link below it, counted in the other
     namespace unless `parent_here`. Addresses are those of global scope, with prefix length; routes
-    (destination, gateway or nothing) are those of the whole namespace."""
+    (destination, gateway or nothing) are those of the whole namespace; `elsewhere`: the
+    destinations of those by other links."""
 
     kind: str
     mac: str
@@ -67,6 +80,7 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     parent_here: bool
     addresses: frozenset[str]
     routes: frozenset[tuple[str, str]]
+    elsewhere: frozenset[str] = frozenset()
 
 
 class Wiring(Protocol):
@@ -106,6 +120,7 @@ class HostWiring:
 
     def __init__(self, kernel: Kernel | None = None) -> None:
         self._kernel = kernel or Kernel()
+        self._making = asyncio.Semaphore(MAKING)
 
     def check_pod(self, netns: str) -> None:
         hostnet.open_netns(netns).close()
@@ -120,11 +135,14 @@ class HostWiring:
 
             def undo(host: Net, pod: Net) -> None:
                 hostnet.delete_link(pod, plan.ifname)
+                hostnet.forget_filter(pod, plan.ifname)
                 if made[0].made_vlan:
                     _drop_vlan(pod if plan.in_container else host, plan)
 
             try:
-                return await self._kernel.run_between(netns, job)
+                # One that asks its VLAN first mostly waits.
+                async with nullcontext() if plan.probe else self._making:
+                    return await self._kernel.run_between(netns, job)
             except asyncio.CancelledError:
                 # The job ran to its end all the same, and nobody else knows what it made.
                 if made:
@@ -137,7 +155,9 @@ class HostWiring:
             link = hostnet.find_link(pod, ifname)
             if link is None or link.kind != "macvlan" or mac not in ("", link.mac):
                 return left
-            return hostnet.delete_link(pod, link.index) or left
+            gone = hostnet.delete_link(pod, link.index)
+            hostnet.forget_filter(pod, ifname)
+            return gone or left
 
         try:
             with hostnet.open_netns(netns) as opened:
@@ -169,8 +189,7 @@ class HostWiring:
             return None
 
     async def link_index(self, name: str) -> int | None:
-        link = await self._kernel.run(None, lambda host: hostnet.find_link(host, name))
-        return None if link is None else link.index
+        return hostnet.link_index(name)
 
     async def default_master(self, netns: str) -> str:
         if not netns:
@@ -185,6 +204,28 @@ def sandbox_of(netns: Netns) -> str:
     return f"{boot_id()}:{device}:{inode}"
 
 
+def guarded(plan: Plan) -> bool:
+    """Whether the interface is to have a filter: not where nobody knows its addresses, or the pod
+    has the link below it too."""
+    known = 0 < len(plan.ips) <= _MOST_GUARDED
+    return plan.guard and known and plan.mode != "passthru" and not plan.in_container
+
+
+def has_guard(pod: Net, link: Link, plan: Plan) -> bool:
+    """Whether the interface has the filter that the plan wants."""
+    return hostnet.filters_egress(pod, link, _rules(link, plan))
+
+
+def make_guard(pod: Net, link: Link, plan: Plan) -> bool:
+    """Gives the interface the filter that the plan wants; False where the kernel has none."""
+    return hostnet.filter_egress(pod, link, _rules(link, plan)) is not None
+
+
+def _rules(link: Link, plan: Plan) -> tuple[hostnet.Rule, ...]:
+    mac = bytes.fromhex(link.mac.replace(":", ""))
+    return hostnet.rules_of(mac, [ip_interface(ip.address).ip for ip in plan.ips])
+
+
 def _attach(home: Net, pod: Net, netns: Netns, plan: Plan) -> Wired:
     made_vlan = plan.vlan is not None and not _vlan(home, plan)
     try:
@@ -193,8 +234,10 @@ def _attach(home: Net, pod: Net, netns: Netns, plan: Plan) -> Wired:
         made = hostnet.add_macvlan(home, pod, netns, wanted)
         try:
             _configure(pod, made, plan)
+            _reach(home, plan)
         except BaseException:
             hostnet.delete_link(pod, made.index)
+            hostnet.forget_filter(pod, plan.ifname)
             raise
     except BaseException:
         if made_vlan:
@@ -207,6 +250,8 @@ def _configure(pod: Net, link: Link, plan: Plan) -> None:
     interfaces = [ip_interface(ip.address) for ip in plan.ips]
     ipv6 = any(interface.version == 6 for interface in interfaces)
     hostnet.prepare_pod_link(pod, link.name, ipv6=ipv6)
+    if guarded(plan):
+        make_guard(pod, link, plan)
     if plan.probe:
         _probe(pod, link, [interface.ip for interface in interfaces])
     for interface in interfaces:
@@ -221,6 +266,20 @@ def _configure(pod: Net, link: Link, plan: Plan) -> None:
             continue
     if interfaces:
         hostnet.announce(pod, link, [interface.ip for interface in interfaces])
+
+
+def _reach(host: Net, plan: Plan) -> None:
+    """The node's routes to the pod. What fails here the agent makes with its next look, which is
+    soon; it also takes them away."""
+    link = hostnet.find_link(host, plan.vmac) if plan.vmac else None
+    if link is None:
+        return
+    speaking = {ip_address(text).version: ip_address(text) for text in plan.sources}
+    for ip in plan.ips:
+        address = ip_interface(ip.address).ip
+        route = hostnet.Route(ip_network(address), source=speaking.get(address.version))
+        with suppress(hostnet.KernelError):
+            hostnet.replace_route(host, link, route)
 
 
 def _probe(pod: Net, link: Link, addresses: Sequence[IPv4Address | IPv6Address]) -> None:
@@ -266,6 +325,7 @@ def _drop_vlan(home: Net, plan: Plan) -> None:
 
 
 def _live(pod: Net, link: Link) -> Live:
+    routes = hostnet.list_routes(pod)
     return Live(
         kind=link.kind,
         mac=link.mac,
@@ -280,8 +340,10 @@ def _live(pod: Net, link: Link) -> Live:
             if address.scope == "global" and not address.failed
         ),
         routes=frozenset(
-            (str(found.route.destination), str(found.route.gateway or ""))
-            for found in hostnet.list_routes(pod)
+            (str(found.route.destination), str(found.route.gateway or "")) for found in routes
+        ),
+        elsewhere=frozenset(
+            str(found.route.destination) for found in routes if found.link != link.index
         ),
     )
 

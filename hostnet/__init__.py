@@ -9,6 +9,14 @@ from hostnet.addresses import Address, Interface, add_address, delete_address, l
 from hostnet.announce import announce, announcements
 from hostnet.bond_options import Bond
 from hostnet.bonds import BondState, Card, bond_state, ensure_bond
+from hostnet.egress import (
+    Way,
+    egress_ways,
+    filter_egress,
+    filters_egress,
+    forget_filter,
+    known_ways,
+)
 from hostnet.errors import (
     AddressConflict,
     AddressInUse,
@@ -55,6 +63,7 @@ from hostnet.links import (
     delete_link,
     find_link,
     get_link,
+    link_index,
     list_links,
     rename_link,
     set_down,
@@ -75,6 +84,7 @@ from hostnet.routes import (
     list_routes,
     replace_route,
 )
+from hostnet.sources import Rule, rules_of
 from hostnet.sysctls import has_ipv6, prepare_pod_link, read_sysctl, write_sysctl
 from hostnet.uplinks import Belongings, Moving, Take, put_back
 from hostnet.vlans import ensure_vlan, vlan_name
@@ -130,9 +140,11 @@ __all__ = [
     "Refused",
     "Route",
     "RouteConflict",
+    "Rule",
     "SysctlMissing",
     "Take",
     "VlanIdTaken",
+    "Way",
     "add_address",
     "add_macvlan",
     "add_route",
@@ -150,11 +162,17 @@ __all__ = [
     "delete_macvlan",
     "delete_netns",
     "delete_route",
+    "egress_ways",
     "ensure_bond",
     "ensure_vlan",
+    "filter_egress",
+    "filters_egress",
     "find_link",
+    "forget_filter",
     "get_link",
     "has_ipv6",
+    "known_ways",
+    "link_index",
     "list_addresses",
     "list_forwarded",
     "list_links",
@@ -166,6 +184,7 @@ __all__ = [
     "read_sysctl",
     "rename_link",
     "replace_route",
+    "rules_of",
     "run_between",
     "run_in",
     "set_down",

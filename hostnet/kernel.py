@@ -9,9 +9,10 @@ from __future__ import annotations
 import _thread
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import ExitStack
-from typing import TypeVar
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Generic, TypeVar
 
 from hostnet.netlink import Net, Observer
 from hostnet.netns import Netns
@@ -19,9 +20,23 @@ from hostnet.netns import Netns
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T]):
+    """What came of a job: a result, or what it raised."""
+
+    result: tuple[T] | None = None
+    error: BaseException | None = None
+
+    def value(self) -> T:
+        if self.error is not None:
+            raise self.error
+        assert self.result is not None
+        return self.result[0]
+
+
 def run_in(netns: Netns | None, job: Callable[[Net], T], observer: Observer | None = None) -> T:
     """Run ``job`` with a ``Net`` in ``netns`` (None: the one this process is in); its result."""
-    return _start(lambda late: _job_in(netns, job, observer, late)).result()
+    return _waited_for(lambda late: _job_in(netns, job, observer, late))
 
 
 def run_between(netns: Netns, job: Callable[[Net, Net], T], observer: Observer | None = None) -> T:
@@ -30,7 +45,7 @@ def run_between(netns: Netns, job: Callable[[Net, Net], T], observer: Observer |
     The host's can do what netlink can; sysctls and packets need the thread itself in the
     namespace, and it is in ``netns``.
     """
-    return _start(lambda late: _job_between(netns, job, observer, late)).result()
+    return _waited_for(lambda late: _job_between(netns, job, observer, late))
 
 
 class Kernel:
@@ -46,11 +61,11 @@ class Kernel:
 
     async def run(self, netns: Netns | None, job: Callable[[Net], T]) -> T:
         """``run_in`` without blocking the event loop."""
-        return await _awaited(_start(lambda late: _job_in(netns, job, self._observer, late)))
+        return await _awaited(lambda late: _job_in(netns, job, self._observer, late))
 
     async def run_between(self, netns: Netns, job: Callable[[Net, Net], T]) -> T:
         """``run_between`` without blocking the event loop."""
-        return await _awaited(_start(lambda late: _job_between(netns, job, self._observer, late)))
+        return await _awaited(lambda late: _job_between(netns, job, self._observer, late))
 
 
 def _job_in(
@@ -71,34 +86,48 @@ def _job_between(
         return job(host, opened.enter_context(Net(observer, late=late)))
 
 
-def _start(work: Callable[[ExitStack], T]) -> Future[T]:
-    """Runs the work in a thread of its own. What it leaves in the stack is closed when the result
-    has been told."""
-    future: Future[T] = Future()
+def _start(work: Callable[[ExitStack], T], tell: Callable[[Outcome[T]], object]) -> None:
+    """Runs the work in a thread of its own and tells what came of it, in that thread. What it
+    leaves in the stack is closed after that."""
 
     def body() -> None:
         with ExitStack() as late:
             try:
-                result = work(late)
+                outcome = Outcome(result=(work(late),))
             except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+                outcome = Outcome(error=error)
+            tell(outcome)
 
     # Not threading.Thread: its start waits until the new thread has had its turn.
     _thread.start_new_thread(body, ())
-    return future
 
 
-async def _awaited(future: Future[T]) -> T:
-    waiting = asyncio.wrap_future(future)
-    try:
-        return await asyncio.shield(waiting)
-    except asyncio.CancelledError:
-        while not waiting.done():
-            try:
-                await asyncio.wait([waiting])
-            except asyncio.CancelledError:
-                continue
-        waiting.exception()
-        raise
+def _waited_for(work: Callable[[ExitStack], T]) -> T:
+    told: SimpleQueue[Outcome[T]] = SimpleQueue()
+    _start(work, told.put)
+    return told.get().value()
+
+
+async def _awaited(work: Callable[[ExitStack], T]) -> T:
+    """The same without blocking the event loop. A cancellation is passed on when the work ended."""
+    loop = asyncio.get_running_loop()
+    outcomes: list[Outcome[T]] = []
+    waiting = loop.create_future()
+    interrupted = False
+
+    def ended(outcome: Outcome[T]) -> None:
+        outcomes.append(outcome)
+        if not waiting.done():
+            waiting.set_result(None)
+
+    _start(work, lambda outcome: loop.call_soon_threadsafe(ended, outcome))
+    while not outcomes:
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            interrupted = True
+            if not outcomes:
+                waiting = loop.create_future()
+    if interrupted:
+        raise asyncio.CancelledError
+    return outcomes[0].value()

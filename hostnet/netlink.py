@@ -8,13 +8,14 @@ from the kernel become typed errors in one place.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +30,8 @@ _DUMP_TRIES = 5
 _MOST_BYTES = 1 << 16
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
 _THREADS_OWN = "/proc/thread-self/ns/net"
+_kept = ctypes.PyDLL(None)
+"""The C library, called with the interpreter's lock kept: for what never waits."""
 _loading = threading.Lock()
 _loaded: tuple[Any, type[Exception], type[Exception]] | None = None
 
@@ -41,13 +44,23 @@ class Net:
     the job must not wait for that. ``close`` is the maker's business.
     """
 
-    __slots__ = ("_home", "_observer", "_rare", "_sequence", "_socket", "entered", "late")
+    __slots__ = (
+        "_buffer",
+        "_home",
+        "_observer",
+        "_rare",
+        "_sequence",
+        "_socket",
+        "entered",
+        "late",
+    )
 
     def __init__(
         self, observer: Observer | None = None, *, late: ExitStack, entered: bool = True
     ) -> None:
         self.late = late
         self._observer = observer
+        self._buffer: ctypes.Array[ctypes.c_char] | None = None
         self._rare: Any = None
         self._sequence = 0
         self.entered = entered
@@ -127,7 +140,7 @@ class Net:
         try:
             self._socket.send(packed(message, self._sequence, flags))
             while True:
-                for part in parts(self._socket.recv(_MOST_BYTES)):
+                for part in parts(self._received()):
                     if part.sequence != self._sequence:
                         continue
                     whole = whole and not part.interrupted
@@ -140,6 +153,17 @@ class Net:
                     return whole, bodies
         except OSError as error:
             raise from_errno(error.errno or 0, "", what, which) from None
+
+    def _received(self) -> bytes:
+        """The next datagram of the answer. It is there as soon as the request was sent, so it is
+        taken without giving the interpreter away: another thread would keep it for milliseconds."""
+        if self._buffer is None:
+            self._buffer = ctypes.create_string_buffer(_MOST_BYTES)
+        size = _kept.recv(self._socket.fileno(), self._buffer, _MOST_BYTES, socket.MSG_DONTWAIT)
+        # Whatever went wrong is told again, as an error.
+        if size < 0:
+            return self._socket.recv(_MOST_BYTES)
+        return ctypes.string_at(self._buffer, size)
 
     def _pyroute2(self) -> Any:
         """pyroute2's socket in this namespace, opened when first needed."""
@@ -189,29 +213,37 @@ def _open_rare() -> Any:
 
 
 def _pyroute2() -> tuple[Any, type[Exception], type[Exception]]:
-    """pyroute2's ``IPRoute`` and two of its exceptions, without the rest of the package.
-
-    Its ``__init__`` imports all protocols it knows, which takes as long again as the part
-    used here. So a bare package of the same path stands in for it during this import, and
-    is taken away after it: ``import pyroute2`` then does what it always does.
-    """
+    """pyroute2's ``IPRoute`` and two of its exceptions, without the rest of the package."""
     global _loaded
+    if _loaded is None:
+        with bare_pyroute2():
+            from pyroute2.iproute.linux import IPRoute
+            from pyroute2.netlink.exceptions import (
+                NetlinkDumpInterrupted,
+                NetlinkError,
+            )
+        _loaded = IPRoute, NetlinkError, NetlinkDumpInterrupted
+    return _loaded
+
+
+@contextmanager
+def bare_pyroute2() -> Iterator[None]:
+    """Import modules of pyroute2 without the rest of the package.
+
+    Its ``__init__`` imports all protocols it knows, which takes as long again as the part used
+    here, and a database, which frozen programs do not have. So a bare package of the same path
+    stands in for it during an import, and is taken away after it: ``import pyroute2`` then does
+    what it always does.
+    """
     with _loading:
-        if _loaded is None:
-            stand_in = None
-            if "pyroute2" not in sys.modules:
-                spec = importlib.util.find_spec("pyroute2")
-                if spec is not None:
-                    stand_in = importlib.util.module_from_spec(spec)
-                    sys.modules["pyroute2"] = stand_in
-            try:
-                from pyroute2.iproute.linux import IPRoute
-                from pyroute2.netlink.exceptions import (
-                    NetlinkDumpInterrupted,
-                    NetlinkError,
-                )
-            finally:
-                if stand_in is not None and sys.modules.get("pyroute2") is stand_in:
-                    del sys.modules["pyroute2"]
-            _loaded = IPRoute, NetlinkError, NetlinkDumpInterrupted
-        return _loaded
+        stand_in = None
+        if "pyroute2" not in sys.modules:
+            spec = importlib.util.find_spec("pyroute2")
+            if spec is not None:
+                stand_in = importlib.util.module_from_spec(spec)
+                sys.modules["pyroute2"] = stand_in
+        try:
+            yield
+        finally:
+            if stand_in is not None and sys.modules.get("pyroute2") is stand_in:
+                del sys.modules["pyroute2"]

@@ -133,15 +133,15 @@ def attributes(data: bytes, at: int = 0) -> dict[int, bytes]:
 def get_link(which: str | int) -> Message:
     """Asks for the link of this name or index."""
     index = 0 if isinstance(which, str) else which
-    body = _link(index) + _attribute(_IFLA_EXT_MASK, _U32.pack(_SKIP_STATISTICS))
+    body = _link(index) + attribute(_IFLA_EXT_MASK, _U32.pack(_SKIP_STATISTICS))
     if isinstance(which, str):
-        body += _attribute(_IFLA_IFNAME, _name(which))
+        body += attribute(_IFLA_IFNAME, _name(which))
     return Message(GETLINK, 0, body, "link get")
 
 
 def list_links() -> Message:
     """Asks for all links."""
-    body = _link(0) + _attribute(_IFLA_EXT_MASK, _U32.pack(_SKIP_STATISTICS))
+    body = _link(0) + attribute(_IFLA_EXT_MASK, _U32.pack(_SKIP_STATISTICS))
     return Message(GETLINK, DUMP, body, "link dump")
 
 
@@ -149,17 +149,17 @@ def add_macvlan(
     name: str, parent: int, netns: int, mode: int, mac: str | None, mtu: int
 ) -> Message:
     """Makes a macvlan on the link with the index `parent`, in the namespace of the open file."""
-    data = _attribute(_INFO_KIND, b"macvlan") + _nested(
-        _INFO_DATA, _attribute(_MACVLAN_MODE, _U32.pack(mode))
+    data = attribute(_INFO_KIND, b"macvlan") + nested(
+        _INFO_DATA, attribute(_MACVLAN_MODE, _U32.pack(mode))
     )
-    body = _link(0) + _attribute(_IFLA_IFNAME, _name(name))
-    body += _attribute(_IFLA_LINK, _U32.pack(parent))
-    body += _attribute(_IFLA_NET_NS_FD, _U32.pack(netns))
+    body = _link(0) + attribute(_IFLA_IFNAME, _name(name))
+    body += attribute(_IFLA_LINK, _U32.pack(parent))
+    body += attribute(_IFLA_NET_NS_FD, _U32.pack(netns))
     if mac is not None:
-        body += _attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
+        body += attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
     if mtu:
-        body += _attribute(_IFLA_MTU, _U32.pack(mtu))
-    body += _nested(_IFLA_LINKINFO, data)
+        body += attribute(_IFLA_MTU, _U32.pack(mtu))
+    body += nested(_IFLA_LINKINFO, data)
     return Message(NEWLINK, CREATE | EXCLUSIVE, body, "link add")
 
 
@@ -174,9 +174,9 @@ def set_link(
     flags, mask = (UP if up else 0, UP) if up is not None else (0, 0)
     body = _LINK.pack(socket.AF_UNSPEC, 0, index, flags, mask)
     if name is not None:
-        body += _attribute(_IFLA_IFNAME, _name(name))
+        body += attribute(_IFLA_IFNAME, _name(name))
     if mtu is not None:
-        body += _attribute(_IFLA_MTU, _U32.pack(mtu))
+        body += attribute(_IFLA_MTU, _U32.pack(mtu))
     return Message(SETLINK, 0, body, "link set")
 
 
@@ -219,11 +219,11 @@ def set_address(
     """Gives a link (`kind` NEWADDR) an address of 4 or 16 bytes, or takes it (DELADDR)."""
     family = _family(address)
     body = _ADDRESS.pack(family, prefixlen, flags & 0xFF, 0, index)
-    body += _attribute(_IFA_LOCAL, address) + _attribute(_IFA_ADDRESS, address)
+    body += attribute(_IFA_LOCAL, address) + attribute(_IFA_ADDRESS, address)
     if broadcast is not None:
-        body += _attribute(_IFA_BROADCAST, broadcast)
+        body += attribute(_IFA_BROADCAST, broadcast)
     if flags:
-        body += _attribute(_IFA_FLAGS, _U32.pack(flags))
+        body += attribute(_IFA_FLAGS, _U32.pack(flags))
     adds = kind == NEWADDR
     return Message(
         kind, CREATE | EXCLUSIVE if adds else 0, body, "addr add" if adds else "addr del"
@@ -256,18 +256,18 @@ def set_route(
         _family(destination), prefixlen, 0, 0, named, protocol, scope, route_type, flags
     )
     if prefixlen:
-        body += _attribute(_RTA_DST, destination)
-    body += _attribute(_RTA_OIF, _U32.pack(index)) + _attribute(_RTA_TABLE, _U32.pack(table))
+        body += attribute(_RTA_DST, destination)
+    body += attribute(_RTA_OIF, _U32.pack(index)) + attribute(_RTA_TABLE, _U32.pack(table))
     if gateway is not None:
-        body += _attribute(_RTA_GATEWAY, gateway)
+        body += attribute(_RTA_GATEWAY, gateway)
     if source is not None:
-        body += _attribute(_RTA_PREFSRC, source)
+        body += attribute(_RTA_PREFSRC, source)
     if priority:
-        body += _attribute(_RTA_PRIORITY, _U32.pack(priority))
+        body += attribute(_RTA_PRIORITY, _U32.pack(priority))
     if metrics:
         numbers = {"mtu": _RTAX_MTU, "advmss": _RTAX_ADVMSS}
-        inner = b"".join(_attribute(numbers[n], _U32.pack(v)) for n, v in metrics.items())
-        body += _nested(_RTA_METRICS, inner)
+        inner = b"".join(attribute(numbers[n], _U32.pack(v)) for n, v in metrics.items())
+        body += nested(_RTA_METRICS, inner)
     return Message(kind, how, body, f"route {command}")
 
 
@@ -306,10 +306,12 @@ def _number(found: Mapping[int, bytes], kind: int) -> int | None:
     return int(_U32.unpack(found[kind])[0]) if kind in found else None
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute, padded."""
     size = 4 + len(value)
     return _ATTRIBUTE.pack(size, kind) + value + bytes(-size & 3)
 
 
-def _nested(kind: int, value: bytes) -> bytes:
-    return _attribute(kind | _NESTED, value)
+def nested(kind: int, value: bytes) -> bytes:
+    """One that holds attributes."""
+    return attribute(kind | _NESTED, value)

@@ -1,12 +1,14 @@
 """Sets of addresses that firewall rules match (ipset): made, filled, emptied, taken away.
 
-Source: ipset(8). A kernel may have some types and not others: ``has_set_type`` tries one.
+Source: ipset(8), linux/netfilter/ipset/ip_set.h. A kernel may have some types and not others:
+``has_set_type`` tries one.
 """
 
 from __future__ import annotations
 
 import importlib
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +16,15 @@ from ipaddress import ip_network
 from typing import Any
 
 from hostnet.errors import KernelError, from_errno
-from hostnet.netlink import Net
+from hostnet.netfilter import talk
+from hostnet.netlink import Net, bare_pyroute2
+from hostnet.rtnetlink import DUMP, Message, attribute, attributes, packed
 
 _MOST = 65536
-_NAMES_ONLY = 1 << 1
+_NAMES_ONLY, _HEADERS_ONLY = 1 << 1, 1 << 2
+_SUBSYSTEM, _LIST, _VERSION = 6, 7, 6
+_PROTOCOL, _SETNAME, _FLAGS, _DATA, _ELEMENTS = 1, 2, 6, 7, 24
+_HEAD = struct.Struct("=BBH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,24 @@ def set_names(net: Net) -> list[str]:
         return sorted(_known(sets))
 
 
+def set_sizes(net: Net) -> dict[str, int]:
+    """How many entries each set has; cheaper by far than reading them."""
+    body = _HEAD.pack(socket.AF_INET, 0, 0) + attribute(_PROTOCOL, bytes((_VERSION,)))
+    body += attribute(_FLAGS, struct.pack("!I", _HEADERS_ONLY))
+    request = packed(Message(_SUBSYSTEM << 8 | _LIST, DUMP, body, ""), 1)
+    found = {}
+    for part in talk(net, "list", "the sets", request):
+        if part.code:
+            raise from_errno(part.code, part.text, "list", "the sets")
+        if part.code == 0:
+            break
+        told = attributes(part.body, _HEAD.size)
+        header = attributes(told.get(_DATA, b"")).get(_ELEMENTS, bytes(4))
+        name = told.get(_SETNAME, b"").rstrip(b"\0").decode(errors="replace")
+        found[name] = int.from_bytes(header, "big")
+    return found
+
+
 def has_set_type(net: Net, kind: str, name: str) -> bool:
     """Whether the kernel has sets of this kind; ``name``: of the set that is made to see it, and
     stays."""
@@ -97,8 +122,10 @@ def has_set_type(net: Net, kind: str, name: str) -> bool:
 
 @contextmanager
 def _opened() -> Iterator[Any]:
+    with bare_pyroute2():
+        module = importlib.import_module("pyroute2.ipset")
     try:
-        sets = importlib.import_module("pyroute2.ipset").IPSet()
+        sets = module.IPSet()
     except Exception as error:
         raise from_errno(_code(error), "", "use", "sets of addresses") from None
     try:

@@ -21,11 +21,13 @@ POD_LINK = (
     ("ipv4", "arp_notify", "1"),
     ("ipv6", "ndisc_notify", "1"),
     ("ipv6", "accept_ra", "0"),
+    ("ipv6", "addr_gen_mode", "0"),
     ("ipv6", "disable_ipv6", "0"),
     ("ipv6", "keep_addr_on_down", "1"),
 )
 """(family, setting, value) of a pod's interface before it goes up: announce its addresses
-when it does, take none from routers, keep IPv6 addresses when it goes down."""
+when it does, take none from routers, have a link-local one that follows from the MAC, keep IPv6
+addresses when it goes down."""
 
 POD_LOOPBACK = (("ipv6", "disable_ipv6", "0"),)
 """The same for the pod's ``lo``."""

@@ -12,17 +12,17 @@ import time
 from ipam_server import views
 from ipam_server.allocator import Choice, Repeat, Wait, choose
 from ipam_server.audit import GROWTH
-from ipam_server.changes import burial
+from ipam_server.changes import Change, burial
 from ipam_server.inventory import Held
 from ipam_server.keys import SlotId
 from ipam_server.leading import LeaderRecord, Leading
 from ipam_server.reclaim import OperatorWord
 from ipam_server.serial import KeyedLocks
-from ipam_server.term import Limits
+from ipam_server.term import Limits, Term
 from netspace import messages as m
 from netspace.callers import check_own, current
 from netspace.problems import Problem
-from statestore import Store
+from statestore import Delete, Store
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +38,11 @@ class Allocations(Leading):
 
     async def allocate(self, request: m.AllocateRequest) -> m.Allocation:
         """A slot for an attachment; the same answer for the same attachment and claim."""
-        return await self._finish(self._give(request))
+        return await self._go_through(self._give(request))
 
     async def release(self, request: m.ReleaseRequest) -> m.Released:
         """Frees what the attachment holds under this generation or claim, and nothing else."""
-        return await self._finish(self._release(request))
+        return await self._go_through(self._release(request))
 
     async def held(self, attachment: m.AttachmentId) -> m.Allocation:
         """What an attachment holds now."""
@@ -60,6 +60,10 @@ class Allocations(Leading):
         return await self._finish(self._release_slot(slot, request.generation))
 
     async def _give(self, request: m.AllocateRequest) -> m.Allocation:
+        if request.note and current().role not in ("admin", "local"):
+            raise Problem(
+                "forbidden", f"{current()} may not take over what others gave", do="ask as an admin"
+            )
         began = time.monotonic()
         try:
             answer = await self._allocate(request)
@@ -88,6 +92,9 @@ class Allocations(Leading):
                         f"the claim of attachment {request.attachment} was released already",
                         do="ask with a new claim",
                     )
+                if request.node in term.state.fenced and not request.note:
+                    await self._heard_from(term, request.node)
+                    continue
                 asked = time.monotonic()
                 decision = choose(term.state, request, term.clock.now())
                 match decision:
@@ -108,6 +115,15 @@ class Allocations(Leading):
                         return views.allocation(
                             term.state, choice.slot, choice.holder, revision, choice.how
                         )
+
+    async def _heard_from(self, term: Term, node: str) -> None:
+        """A node that is heard of lives: what Kubernetes said of it as fenced counts no more. It is
+        remembered apart from what people do: a living node whose Node object is gone may be fenced
+        and heard of for days."""
+        if node in term.state.fenced:
+            key = term.state.keys.fenced(node)
+            change = Change((), (Delete(key),), key, None)
+            await self._commit_audited(term, change, f"unfencing by {current()}")
 
     async def _release(self, request: m.ReleaseRequest) -> m.Released:
         attachment = (request.attachment.container, request.attachment.ifname)

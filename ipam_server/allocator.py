@@ -11,13 +11,14 @@ The order of choice
 7. It cannot grow: an error that says how the pool stands.
 
 The slot of an interface that this node has seen to be gone is taken over by the pod's new sandbox;
-until then an old holder keeps its slot, whatever the new pod is called.
+until then an old holder keeps its slot, whatever the new pod is called. Where an address is to stay
+with its name, in application pools and pools with retention, the new pod waits for it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -41,6 +42,10 @@ How = Literal[
     "longest-released",
     "adopted",
 ]
+
+
+AGAIN: Final = 2.0
+"""Seconds after which a pod may ask again whose predecessor has its address."""
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -139,6 +144,8 @@ def _fixed(state: ClusterState, request: AllocateRequest, wish: Wish, now: int) 
     if held is not None:
         if _gone(held, request):
             return _over(state, request, slot, held, pool, families)
+        if identity is not None and held.holder.identity == identity:
+            raise _predecessor(state, slot, held)
         raise Problem(
             "address-taken",
             f"{address} is {whose(held)}",
@@ -190,6 +197,12 @@ def _from_pool(
         held = state.held(slot)
         if held is not None and _gone(held, request):
             return _over(state, request, slot, held, pool, families)
+    if pool.record.kind == "application" or pool.record.retention > 0:
+        # Its address is the pod's identity: another one would be worse than waiting.
+        for slot in mine:
+            held = state.held(slot)
+            if held is not None:
+                raise _predecessor(state, slot, held)
     returned = _returned(state, identity, mine)
     if returned is not None:
         return _take(state, request, pool, returned, families, "returned")
@@ -295,6 +308,7 @@ def _holder(
         pool=pool,
         families=families,
         before=before,
+        note=request.note,
         turn=turn,
     )
 
@@ -323,6 +337,22 @@ def _exhausted(state: ClusterState, pool: PoolState, now: int, why: str) -> Prob
         )
     return Problem(
         "pool-exhausted", f"{use}: none is free{why}", do="delete pods or have the pool grown"
+    )
+
+
+def _predecessor(state: ClusterState, slot: SlotId, held: Held) -> Problem:
+    """An earlier sandbox of the same pod name has the address and is not known to be gone."""
+    holder = held.holder
+    ipv4, ipv6 = state.networks[slot[0]].slots.texts_of(slot[1])
+    address = ipv4 or ipv6
+    return Problem(
+        "address-held",
+        f"{address} is kept for {holder.namespace}/{holder.pod}, and an earlier sandbox of that"
+        f" name on node {holder.node} has it still",
+        do=f"it is freed once node {holder.node} has removed that sandbox; if the node is dead,"
+        " delete its Node object or taint it node.kubernetes.io/out-of-service; netspacectl address"
+        f" release {address} takes your word for it",
+        retry_after=AGAIN,
     )
 
 

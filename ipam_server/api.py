@@ -32,6 +32,7 @@ from netspace.http_application import Request, application
 from netspace.http_client import HttpClient
 from netspace.http_routes import Call, Relayed, Route
 from netspace.http_work import Application, Limits
+from netspace.kubernetes import Fencing, NamespaceDefault, NodeFencing, SetNamespace
 from netspace.problems import Problem, invalid
 
 MAX_PAGE: Final = 1000
@@ -43,6 +44,7 @@ PARAMETERS: Final[dict[str, Any]] = {
     "network": m.Name,
     "pool": m.Name,
     "node": m.NodeName,
+    "namespace": m.Namespace,
     "address": m.Address,
     "container": Annotated[str, Meta(pattern=names.CONTAINER)],
     "ifname": Annotated[str, Meta(pattern=names.IFNAME)],
@@ -74,6 +76,12 @@ class RunQuery(msgspec.Struct, kw_only=True):
     """What is under way and is waited for; without it, it begins."""
 
     run: Annotated[str, Meta(pattern=r"^[0-9a-f]{1,64}$")] | UnsetType = UNSET
+
+
+class OwnerQuery(msgspec.Struct, kw_only=True):
+    """On whose behalf a thing is deleted; people's without it."""
+
+    owner: m.Owner | UnsetType = UNSET
 
 
 class NetworkQuery(msgspec.Struct, kw_only=True):
@@ -224,7 +232,7 @@ async def _held(backend: Backend, call: Call) -> m.Allocation:
 _ANY = ("not-leader", "state-unavailable")
 _READ = ("not-found", *_ANY)
 _WRITE = ("not-found", "changed", "state-full", *_ANY)
-_CARVE = ("overlap", "no-space", "in-use", *_WRITE)
+_CARVE = ("overlap", "no-space", "in-use", "owned", *_WRITE)
 _ALLOCATE = (
     "pool-unknown",
     "pool-forbidden",
@@ -233,6 +241,7 @@ _ALLOCATE = (
     "pool-cooling",
     "address-taken",
     "address-cooling",
+    "address-held",
     "address-unusable",
     "family-missing",
     "claim-released",
@@ -277,8 +286,12 @@ _ROWS: Final[tuple[Route[Backend], ...]] = (
           body=m.ChangeNetwork, answer=m.Network, problems=_CARVE),
     Route("DELETE", f"{_C}/networks/{{network}}",
           "Delete a network without pools",
-          lambda b, c: b.cluster(c).delete_network(c.path["network"]),
-          problems=("in-use", *_WRITE)),
+          lambda b, c: b.cluster(c).delete_network(c.path["network"], _given(c.query.owner)),
+          query=OwnerQuery, problems=("in-use", "owned", *_WRITE)),
+    Route("PUT", f"{_C}/networks/{{network}}/owner",
+          "Hand a network over to people or to the cluster's Kubernetes",
+          lambda b, c: b.cluster(c).hand_over_network(c.path["network"], c.body.owner),
+          body=m.HandOver, answer=m.Network, problems=_WRITE, repeat=True),
     Route("GET", f"{_C}/pools",
           "All pools",
           _items(lambda b, c: b.cluster(c).pools()), answer=m.Items[m.Pool], problems=_READ),
@@ -292,10 +305,15 @@ _ROWS: Final[tuple[Route[Backend], ...]] = (
     Route("PATCH", f"{_C}/pools/{{pool}}",
           "Change a pool's namespaces, cool-down, retention or bounds",
           lambda b, c: b.cluster(c).change_pool(c.path["pool"], c.body),
-          body=m.ChangePool, answer=m.Pool, problems=_WRITE),
+          body=m.ChangePool, answer=m.Pool, problems=("owned", *_WRITE)),
     Route("DELETE", f"{_C}/pools/{{pool}}",
           "Delete a pool that nobody uses",
-          lambda b, c: b.cluster(c).delete_pool(c.path["pool"]), problems=("in-use", *_WRITE)),
+          lambda b, c: b.cluster(c).delete_pool(c.path["pool"], _given(c.query.owner)),
+          query=OwnerQuery, problems=("in-use", "owned", *_WRITE)),
+    Route("PUT", f"{_C}/pools/{{pool}}/owner",
+          "Hand a pool over to people or to the cluster's Kubernetes",
+          lambda b, c: b.cluster(c).hand_over_pool(c.path["pool"], c.body.owner),
+          body=m.HandOver, answer=m.Pool, problems=_WRITE, repeat=True),
     Route("POST", f"{_C}/pools/{{pool}}/grow",
           "Add addresses to a pool",
           lambda b, c: b.cluster(c).grow_pool(c.path["pool"], c.body),
@@ -348,6 +366,28 @@ _ROWS: Final[tuple[Route[Backend], ...]] = (
     Route("DELETE", f"{_C}/nodes/{{node}}/vmacs/{{network}}",
           "Free that slot; done already is success",
           lambda b, c: b.cluster(c).free_vmac(c.path["network"], c.path["node"]),
+          problems=_WRITE, repeat=True),
+    Route("GET", f"{_C}/nodes/{{node}}/fencing",
+          "What Kubernetes has said of a fenced node",
+          lambda b, c: b.cluster(c).fencing(c.path["node"]), answer=NodeFencing, problems=_READ),
+    Route("PUT", f"{_C}/nodes/{{node}}/fencing",
+          "Kubernetes' word that a node is fenced, and which of its pods are gone",
+          lambda b, c: b.cluster(c).fence(c.path["node"], c.body),
+          body=Fencing, answer=NodeFencing, problems=_WRITE, repeat=True),
+    Route("DELETE", f"{_C}/nodes/{{node}}/fencing",
+          "The node is fenced no more; one that was not is success",
+          lambda b, c: b.cluster(c).unfence(c.path["node"]), problems=_WRITE, repeat=True),
+    Route("GET", f"{_C}/namespaces",
+          "All namespaces that choose something by default",
+          _items(lambda b, c: b.cluster(c).namespaces()),
+          answer=m.Items[NamespaceDefault], problems=_READ),
+    Route("PUT", f"{_C}/namespaces/{{namespace}}",
+          "What a namespace's pods choose where they choose nothing",
+          lambda b, c: b.cluster(c).set_namespace(c.path["namespace"], c.body),
+          body=SetNamespace, answer=NamespaceDefault, problems=_WRITE, repeat=True),
+    Route("DELETE", f"{_C}/namespaces/{{namespace}}",
+          "The namespace chooses nothing; done already is success",
+          lambda b, c: b.cluster(c).unset_namespace(c.path["namespace"]),
           problems=_WRITE, repeat=True),
     Route("GET", "/v1/clusters",
           "All clusters",

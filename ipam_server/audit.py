@@ -18,7 +18,14 @@ import msgspec
 from ipam_server import keys, views
 from ipam_server.changes import Change
 from ipam_server.keys import slot_id
-from ipam_server.records import Holder, NetworkRecord, PoolRecord, ranges_of
+from ipam_server.records import (
+    FencingRecord,
+    Holder,
+    NamespaceRecord,
+    NetworkRecord,
+    PoolRecord,
+    ranges_of,
+)
 from ipam_server.state import ClusterState
 from netspace import messages as m
 from netspace.callers import Caller
@@ -27,11 +34,12 @@ from statestore import Compare, Delete, KeyValue, Put
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["network", "pool", "address", "node", "cluster", "fabric", "key"]
+Kind = Literal["network", "pool", "namespace", "address", "node", "cluster", "fabric", "key"]
 
 GROWTH: Final = "elastic growth"
 SHRINKING: Final = "elastic shrinking"
 RECLAIMING: Final = "reclaiming"
+FENCED: Final = "reclaiming from a fenced node"
 """Why a leader changes something that nobody asked for."""
 
 LARGEST: Final = 4096
@@ -157,6 +165,14 @@ def _described(op: Put | Delete, state: ClusterState, now: int) -> _Described | 
         return "pool", names[0], _action(before, after), before, after
     if kind == "nodes" and value is None:
         return "node", names[0], "forget", {}, None
+    if kind == "fenced":
+        return _fenced(names[0], value, state)
+    if kind == "namespaces":
+        known_default = state.namespaces.get(names[0])
+        before = None if known_default is None else msgspec.to_builtins(known_default.record)
+        chosen = None if value is None else msgspec.json.decode(value, type=NamespaceRecord)
+        after = None if chosen is None else msgspec.to_builtins(chosen)
+        return "namespace", names[0], _action(before, after), before, after
     if kind == "slots":
         entry = views.address(state, slot_id(names), now)
         name = str(entry.ipv4 or entry.ipv6)
@@ -172,6 +188,17 @@ def _described(op: Put | Delete, state: ClusterState, now: int) -> _Described | 
             reserved["node"] = holder.node
         return "address", name, "reserve", None, reserved
     return None
+
+
+def _fenced(node: str, value: bytes | None, state: ClusterState) -> _Described | None:
+    """That a node is fenced, why, and that it is no more; not each time that it is said."""
+    told = state.fenced.get(node)
+    before = None if told is None else {"fenced": told.record.why}
+    now = None if value is None else msgspec.json.decode(value, type=FencingRecord)
+    after = None if now is None else {"fenced": now.why}
+    if before == after:
+        return None
+    return "node", node, "unfence" if after is None else "fence", before, after
 
 
 def _pool(state: ClusterState, record: PoolRecord) -> dict[str, Any]:

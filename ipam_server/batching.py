@@ -52,7 +52,7 @@ class Batching(Allocations):
         refusals = [_refusal(item, kind, path) for item in items]
         allowed = [item for item, why in zip(items, refusals, strict=True) if why is None]
         # Beyond that there is place for those who come alone.
-        if len(self._tasks) + len(allowed) > self._limits.max_waiting:
+        if self._begun + len(allowed) > self._limits.max_waiting:
             outcomes: Iterator[A | Exception] = iter([_too_many(len(allowed))] * len(allowed))
         else:
             outcomes = iter(await self._finish_all([work(item) for item in allowed]))

@@ -21,6 +21,7 @@ from netspace.batches import (
     ReleaseBatch,
     opened,
 )
+from netspace.kubernetes import Fencing, NamespaceDefault, NodeFencing, SetNamespace
 from netspace.messages import (
     AddressEntry,
     AddressHistory,
@@ -33,6 +34,7 @@ from netspace.messages import (
     ChangePool,
     Cluster,
     Fabric,
+    HandOver,
     Items,
     Network,
     NewCluster,
@@ -42,11 +44,13 @@ from netspace.messages import (
     Node,
     NodeReport,
     OperatorRelease,
+    Owner,
     Pool,
     Released,
     ReleaseRequest,
     Reserve,
     ResizePool,
+    Selection,
     Status,
     Vmac,
 )
@@ -225,8 +229,15 @@ class Client(Asking):
         target = path("clusters", cluster, "networks", name)
         return await self._ask("PATCH", target, Network, change)
 
-    async def delete_network(self, cluster: str, name: str) -> None:
-        await self._http.request("DELETE", path("clusters", cluster, "networks", name))
+    async def delete_network(self, cluster: str, name: str, owner: Owner | None = None) -> None:
+        """`owner`: on whose behalf, as in the messages; None for people."""
+        target = path("clusters", cluster, "networks", name) + query(owner=owner)
+        await self._http.request("DELETE", target)
+
+    async def hand_over_network(self, cluster: str, name: str, owner: Owner | None) -> Network:
+        """From now on the network is this owner's. For admins."""
+        target = path("clusters", cluster, "networks", name, "owner")
+        return await self._ask("PUT", target, Network, HandOver(owner=owner), repeat=True)
 
     async def pools(self, cluster: str) -> list[Pool]:
         return (await self._ask("GET", path("clusters", cluster, "pools"), Items[Pool])).items
@@ -249,8 +260,52 @@ class Client(Asking):
         target = path("clusters", cluster, "pools", name, "shrink")
         return await self._ask("POST", target, Pool, resize)
 
-    async def delete_pool(self, cluster: str, name: str) -> None:
-        await self._http.request("DELETE", path("clusters", cluster, "pools", name))
+    async def delete_pool(self, cluster: str, name: str, owner: Owner | None = None) -> None:
+        """As `delete_network`."""
+        target = path("clusters", cluster, "pools", name) + query(owner=owner)
+        await self._http.request("DELETE", target)
+
+    async def hand_over_pool(self, cluster: str, name: str, owner: Owner | None) -> Pool:
+        """As `hand_over_network`."""
+        target = path("clusters", cluster, "pools", name, "owner")
+        return await self._ask("PUT", target, Pool, HandOver(owner=owner), repeat=True)
+
+    # What a cluster's controller says of namespaces and of fenced nodes.
+
+    async def namespaces(self, cluster: str) -> list[NamespaceDefault]:
+        """All namespaces that choose something by default."""
+        target = path("clusters", cluster, "namespaces")
+        return (await self._ask("GET", target, Items[NamespaceDefault])).items
+
+    async def set_namespace(
+        self, cluster: str, namespace: str, selection: Selection
+    ) -> NamespaceDefault:
+        """What the namespace's pods choose where they choose nothing; `invalid` for an address, or
+        for nothing at all."""
+        target = path("clusters", cluster, "namespaces", namespace)
+        asked = SetNamespace(selection=selection)
+        return await self._ask("PUT", target, NamespaceDefault, asked, repeat=True)
+
+    async def unset_namespace(self, cluster: str, namespace: str) -> None:
+        """The namespace chooses nothing; nothing to unset is success."""
+        target = path("clusters", cluster, "namespaces", namespace)
+        await self._http.request("DELETE", target, repeat=True)
+
+    async def fencing(self, cluster: str, node: str) -> NodeFencing:
+        """What Kubernetes' word on a node is now; `not-found` if there is none."""
+        target = path("clusters", cluster, "nodes", node, "fencing")
+        return await self._ask("GET", target, NodeFencing)
+
+    async def fence(self, cluster: str, node: str, fencing: Fencing) -> NodeFencing:
+        """Kubernetes' word that a node is fenced and which of its pods are gone. Said again after
+        the grace period it frees their addresses."""
+        target = path("clusters", cluster, "nodes", node, "fencing")
+        return await self._ask("PUT", target, NodeFencing, fencing, repeat=True)
+
+    async def unfence(self, cluster: str, node: str) -> None:
+        """The node is fenced no more; one that was not is success."""
+        target = path("clusters", cluster, "nodes", node, "fencing")
+        await self._http.request("DELETE", target, repeat=True)
 
     # Addresses.
 

@@ -124,7 +124,8 @@ class ReclaimConfig(Settings):
 
 
 class ServerConfig(Settings):
-    """conf/server.yaml."""
+    """conf/server.yaml. `controller_networks`: whether the controller of a cluster may make and
+    change the cluster's networks, or its pools alone."""
 
     listen: Annotated[tuple[str, ...], Field(min_length=1)] = ("unix:///run/netspace/server.sock",)
     tls: ServerTls | None = None
@@ -138,6 +139,7 @@ class ServerConfig(Settings):
     audit: AuditConfig = AuditConfig()
     reclaim: ReclaimConfig = ReclaimConfig()
     history: HistoryConfig = HistoryConfig()
+    controller_networks: bool = True
     log_level: Level = "info"
 
     @field_validator("listen")

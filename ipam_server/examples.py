@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from netspace import kubernetes, upkeep
 from netspace import messages as m
-from netspace import upkeep
 
 ATTACHMENT: Final = m.AttachmentId(container="c0ffee01", ifname="eth0")
 CLAIM: Final = "6f1d2a9c0b3e4f5a8c7d6e5f40312213"
@@ -20,6 +20,7 @@ PARAMETERS: Final[dict[str, str]] = {
     "network": "blue",
     "pool": "tenant-a",
     "node": "node-1",
+    "namespace": "shop",
     "address": "10.9.0.200",
     "container": ATTACHMENT.container,
     "ifname": ATTACHMENT.ifname,
@@ -44,6 +45,13 @@ BODIES: Final[tuple[Any, ...]] = (
     ),
     m.ChangePool(namespaces=["shop", "bank", "mail"], cooldown=60, retention=86_400),
     m.ResizePool(size="4"),
+    m.HandOver(owner=None),
+    kubernetes.SetNamespace(selection=m.Selection(netspace="tenant-a")),
+    kubernetes.Fencing(
+        seen=4711,
+        why="deleted",
+        gone=[kubernetes.GoneHolder(network="blue", slot="2", generation=4711)],
+    ),
     m.AllocateRequest(
         attachment=ATTACHMENT,
         claim=CLAIM,

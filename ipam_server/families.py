@@ -250,14 +250,21 @@ def _cleaning(
 ) -> Iterator[Metric]:
     candidates = Gauge(
         "netspace_reclaim_candidates",
-        "Held slots that their node's last report missed.",
+        "Held slots that their node's last report missed, or Kubernetes says are gone with it.",
         labels=_CLUSTER,
     )
-    for service, _ in read:
+    fenced = Gauge(
+        "netspace_fenced_nodes",
+        "Nodes that Kubernetes says run nothing any more.",
+        labels=_CLUSTER,
+    )
+    for service, state in read:
         candidates.add_metric([service.name], service.reclaim_candidates)
+        fenced.add_metric([service.name], len(state.fenced))
     freed = Counter(
         "netspace_freed_addresses",
-        "Pods' slots freed: released by the node, reclaimed, on an operator's word.",
+        "Pods' slots freed: released by the node, reclaimed, gone with a fenced node, on an"
+        " operator's word.",
         labels=["cluster", "cause"],
     )
     forgotten = Counter(
@@ -270,4 +277,4 @@ def _cleaning(
             freed.add_metric([service.name, cause], count)
         for kind, count in service.figures.forgotten.items():
             forgotten.add_metric([service.name, kind], count)
-    yield from (candidates, freed, forgotten)
+    yield from (candidates, fenced, freed, forgotten)

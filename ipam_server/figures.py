@@ -28,9 +28,10 @@ PHASES: Final[tuple[Phase, ...]] = ("wait", "decision", "queue", "commit")
 reshaped. `decision`: choosing the slot. `queue`: until a transaction takes the change. `commit`:
 until etcd has answered."""
 
-Cause = Literal["release", "reclaim", "operator"]
-CAUSES: Final[tuple[Cause, ...]] = ("release", "reclaim", "operator")
-"""Why an address was freed: its node asked, its node's reports missed it, an admin said so."""
+Cause = Literal["release", "reclaim", "fencing", "operator"]
+CAUSES: Final[tuple[Cause, ...]] = ("release", "reclaim", "fencing", "operator")
+"""Why an address was freed: its node asked, its node's reports missed it, Kubernetes said that its
+pod is gone from a fenced node, an admin said so."""
 
 Entry = Literal["history", "audit", "claim"]
 ENTRIES: Final[tuple[Entry, ...]] = ("history", "audit", "claim")

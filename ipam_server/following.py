@@ -10,7 +10,7 @@ import gc
 import logging
 
 from ipam_server.state import ClusterState
-from statestore import Event, SnapshotPage, Store
+from statestore import SnapshotPage, Store
 
 log = logging.getLogger(__name__)
 
@@ -86,11 +86,7 @@ class Follower:
                 if isinstance(change, SnapshotPage):
                     if change.first:
                         fresh, history = ClusterState(self._name), self._store.history
-                    events = (
-                        Event("put", kv.key, kv.value, kv.create_revision, kv.mod_revision)
-                        for kv in change.items
-                    )
-                    fresh.apply(change.revision, events, more=not change.last)
+                    fresh.apply(change.revision, change.items, more=not change.last)
                     # What was read stays: the collector need not go through it again and again.
                     gc.freeze()
                     if not change.last:

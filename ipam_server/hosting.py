@@ -12,9 +12,9 @@ import msgspec
 
 from ipam_server import views
 from ipam_server.changes import Change
+from ipam_server.fencing import Fences
 from ipam_server.keys import SlotId
 from ipam_server.pools import network_of, total_free
-from ipam_server.reclaiming import Reclaiming
 from ipam_server.records import Holder
 from ipam_server.state import ClusterState
 from ipam_server.term import Term
@@ -48,7 +48,7 @@ def choose(state: ClusterState, network: str, node: str) -> SlotId:
     return network, left.last
 
 
-class Hosting(Reclaiming):
+class Hosting(Fences):
     """See the module."""
 
     async def vmac(self, network: str, node: str) -> m.Vmac:
@@ -111,7 +111,8 @@ class Hosting(Reclaiming):
             )
         places = sorted(place for place in term.state.vmacs if place[1] == node)
         keys = term.state.keys
-        known = node in term.state.nodes or node in term.state.absences
+        state = term.state
+        known = any(node in each for each in (state.nodes, state.absences, state.fenced))
         if not places and not known:
             raise Problem("not-found", f"cluster {self.name} knows no node {node}")
         for network, _ in places:
@@ -119,7 +120,8 @@ class Hosting(Reclaiming):
 
         async def forget(term: Term) -> Change:
             key = keys.node(node)
-            return Change((), (Delete(key), Delete(keys.absences(node))), key, None)
+            said = (Delete(keys.absences(node)), Delete(keys.fenced(node)))
+            return Change((), (Delete(key), *said), key, None)
 
         await self._reshape(forget)
 

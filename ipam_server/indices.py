@@ -30,9 +30,11 @@ class SortedIndices:
             self._lists.append([index])
             self._lowest.append(index)
             return
-        at = max(0, bisect_right(self._lowest, index) - 1)
+        # A start brings them in order.
+        highest = index > self._lists[-1][-1]
+        at = len(self._lists) - 1 if highest else max(0, bisect_right(self._lowest, index) - 1)
         found = self._lists[at]
-        if index > found[-1]:
+        if highest or index > found[-1]:
             found.append(index)
         else:
             place = bisect_left(found, index)

@@ -19,7 +19,9 @@ from ipam_server.keys import Claimed, Keys, SlotId
 from ipam_server.records import (
     AbsencesRecord,
     Disputed,
+    FencingRecord,
     Holder,
+    NamespaceRecord,
     NetworkRecord,
     NodeRecord,
     PoolRecord,
@@ -66,6 +68,8 @@ class Inspector:
             "audit": self._audit,
             "buried": self._burial,
             "clock": self._clocked,
+            "fenced": self._fencing,
+            "namespaces": self._namespace,
             "networks": self._network,
             "nodes": self._node,
             "pools": self._pool,
@@ -169,6 +173,13 @@ class Inspector:
 
     def _clocked(self, stored: KeyValue, parts: tuple[str, ...]) -> None:
         self._clock = self._read(stored, _clock)
+
+    def _fencing(self, stored: KeyValue, parts: tuple[str, ...]) -> None:
+        self._read(stored, lambda value: msgspec.json.decode(value, type=FencingRecord))
+
+    def _namespace(self, stored: KeyValue, parts: tuple[str, ...]) -> None:
+        self._read(stored, lambda value: msgspec.json.decode(value, type=NamespaceRecord).selection)
+        self._named(stored, parts, self.keys.namespace(parts[0] if parts else ""))
 
     def _network(self, stored: KeyValue, parts: tuple[str, ...]) -> None:
         record = self._read(stored, lambda value: msgspec.json.decode(value, type=NetworkRecord))

@@ -13,7 +13,9 @@ from ipam_server.indices import SortedIndices
 from ipam_server.queues import NeverUsed, ReleaseQueue
 from ipam_server.records import (
     AbsencesRecord,
+    FencingRecord,
     Holder,
+    NamespaceRecord,
     NetworkRecord,
     PoolRecord,
     Release,
@@ -47,6 +49,20 @@ class Absences(msgspec.Struct, frozen=True):
     """What a node's last report missed, and the revision of the report."""
 
     record: AbsencesRecord
+    revision: int
+
+
+class Fenced(msgspec.Struct, frozen=True):
+    """What was said of a fenced node, and the revision of the last word."""
+
+    record: FencingRecord
+    revision: int
+
+
+class Namespaced(msgspec.Struct, frozen=True):
+    """What a namespace chooses by default, and since which revision."""
+
+    record: NamespaceRecord
     revision: int
 
 
@@ -152,7 +168,7 @@ class PoolState:
 
     def resizes(self, record: PoolRecord) -> bool:
         """Whether the record changes nothing of the queues but how far they reach: no other field
-        than the ranges, who may name the pool and its bounds."""
+        than the ranges, who may name the pool, whose it is and its bounds."""
         return self.record == msgspec.structs.replace(
             record,
             namespaces=self.record.namespaces,
@@ -161,6 +177,7 @@ class PoolState:
             probe=self.record.probe,
             replicas=self.record.replicas,
             surplus=self.record.surplus,
+            owner=self.record.owner,
         )
 
     @property

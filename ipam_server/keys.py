@@ -9,6 +9,8 @@
                                  /pools/POOL
                                  /nodes/NODE
                                  /absences/NODE           what its last report missed
+                                 /fenced/NODE             what Kubernetes says of its pods
+                                 /namespaces/NAMESPACE    what its pods choose by default
                                  /slots/NETWORK/INDEX     the holder
                                  /released/NETWORK/INDEX  who held it last
                                  /attachments/CONTAINER/IFNAME   which slot
@@ -45,6 +47,8 @@ Kind = Literal[
     "pools",
     "nodes",
     "absences",
+    "fenced",
+    "namespaces",
     "slots",
     "released",
     "attachments",
@@ -93,6 +97,7 @@ class Keys:
         self.histories = HISTORY + cluster.encode() + b"/"
         self.leader = self.prefix + b"leader"
         self.clock = self.prefix + b"clock"
+        self.slots = self.prefix + b"slots/"
 
     @property
     def attachments(self) -> bytes:
@@ -110,8 +115,14 @@ class Keys:
     def absences(self, node: str) -> bytes:
         return self.prefix + b"absences/" + node.encode()
 
+    def fenced(self, node: str) -> bytes:
+        return self.prefix + b"fenced/" + node.encode()
+
+    def namespace(self, name: str) -> bytes:
+        return self.prefix + b"namespaces/" + name.encode()
+
     def slot(self, slot: SlotId) -> bytes:
-        return self.prefix + b"slots/%s/%032x" % (slot[0].encode(), slot[1])
+        return self.slots + b"%s/%032x" % (slot[0].encode(), slot[1])
 
     def released(self, slot: SlotId) -> bytes:
         return self.prefix + b"released/%s/%032x" % (slot[0].encode(), slot[1])
@@ -145,6 +156,13 @@ class Keys:
             return "", ()
         kind, *names = key[len(self.prefix) :].decode().split("/")
         return kind, tuple(names)
+
+    def held(self, key: bytes) -> SlotId | None:
+        """The slot whose holder's key it is: what `parse` says of nearly all keys, sooner."""
+        if not key.startswith(self.slots):
+            return None
+        network, _, index = key[len(self.slots) :].decode().partition("/")
+        return sys.intern(network), int(index, 16)
 
 
 def slot_id(names: tuple[str, ...]) -> SlotId:

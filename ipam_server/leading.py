@@ -1,6 +1,7 @@
 """Following and leading one cluster, and carrying requests through a term.
 
-Requests go on to their end when their caller has gone; the caller waits a limited time.
+Requests go on to their end when their caller has gone; the caller waits a limited time. For what
+nodes ask, HTTP's server sees to both, so that it takes no second task.
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ class Leading:
         self._running: asyncio.Task[None] | None = None
         self._retiring: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        # Requests in their callers' tasks; and who waits until there is none.
+        self._inside = 0
+        self._emptied: asyncio.Future[None] | None = None
         value = msgspec.json.encode(server)
         self._election = Leadership(store, Keys(name).leader, value, ttl)
 
@@ -77,8 +81,12 @@ class Leading:
         await asyncio.shield(self._retiring)
 
     async def _retire(self) -> None:
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._limits.timeout)
+        under_way: set[asyncio.Future[Any]] = {*self._tasks}
+        if self._inside:
+            self._emptied = asyncio.get_running_loop().create_future()
+            under_way.add(self._emptied)
+        if under_way:
+            await asyncio.wait(under_way, timeout=self._limits.timeout)
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
@@ -252,11 +260,32 @@ class Leading:
         except Conflict:
             raise _changed() from None
 
-    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs a request to its end, whatever becomes of its caller, who waits a limited time."""
-        if len(self._tasks) >= 2 * self._limits.max_waiting:
+    @property
+    def _begun(self) -> int:
+        """How many requests have begun and not come to their end."""
+        return len(self._tasks) + self._inside
+
+    def _admit(self, work: Coroutine[Any, Any, T]) -> None:
+        if self._begun >= 2 * self._limits.max_waiting:
             work.close()
             raise Problem("busy", "too many requests are under way", retry_after=1)
+
+    async def _go_through(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a request to its end in its caller's task. That is HTTP's, which goes on when its
+        client has gone or has waited long enough: were it cancelled, its attachment's next request
+        would not wait for its change."""
+        self._admit(work)
+        self._inside += 1
+        try:
+            return await work
+        finally:
+            self._inside -= 1
+            if self._emptied is not None and not self._inside and not self._emptied.done():
+                self._emptied.set_result(None)
+
+    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a request to its end, whatever becomes of its caller, who waits a limited time."""
+        self._admit(work)
         loop = asyncio.get_running_loop()
         task, heard = loop.create_task(work), loop.create_future()
 

@@ -146,6 +146,7 @@ async def _directory(store: Store, config: ServerConfig) -> Directory:
         history_age=config.history.days * 86400,
         reclaim_grace=config.reclaim.grace,
         reclaim_interval=config.reclaim.interval,
+        controller_networks=config.controller_networks,
     )
     return await Directory.open(
         store,

@@ -12,8 +12,9 @@ from ipaddress import IPv4Network, IPv6Network
 import msgspec
 
 from ipam_server.inventory import NetworkState, PoolState, gateway_indices, slot_map, total_of
+from ipam_server.owners import check_owner
 from ipam_server.records import FabricMemberRecord, FabricRecord, NetworkRecord
-from netspace.messages import ChangeNetwork, NewNetwork
+from netspace.messages import ChangeNetwork, NewNetwork, Owner
 from netspace.problems import Problem, invalid
 from netspace.ranges import Ranges
 from netspace.slots import SlotError, SlotMap, parse_address, parse_subnet
@@ -38,6 +39,7 @@ def declare(new: NewNetwork, uid: str) -> NetworkRecord:
         range=list(new.range),
         exclude=list(new.exclude),
         services=new.services,
+        owner=new.owner,
     )
     slots = _checked(record)
     record = msgspec.structs.replace(
@@ -53,6 +55,8 @@ def declare(new: NewNetwork, uid: str) -> NetworkRecord:
 def check_reported(networks: Iterable[NewNetwork]) -> None:
     """Refuses what a node says of its cards' address space unless it could be declared."""
     for at, each in enumerate(networks):
+        if each.owner is not None:
+            raise invalid(f"networks[{at}], {each.name}", "a node's networks are nobody's yet")
         try:
             declare(each, "")
         except Problem as problem:
@@ -63,12 +67,14 @@ def check_reported(networks: Iterable[NewNetwork]) -> None:
 
 def change(network: NetworkState, name: str, asked: ChangeNetwork) -> NetworkRecord:
     """The record after a change. Addresses in use can be neither excluded nor become a gateway."""
+    check_owner("network", name, network.record.owner, asked.owner)
     check_unchanged(f"network {name}", network.revision, asked.revision)
     old = network.record
     fields = {
         field: value
         for field in asked.__struct_fields__
-        if field != "revision" and (value := getattr(asked, field)) is not msgspec.UNSET
+        if field not in ("revision", "owner")
+        and (value := getattr(asked, field)) is not msgspec.UNSET
     }
     if not fields:
         raise invalid("change", "it names nothing to change")
@@ -102,8 +108,11 @@ def check_unchanged(what: str, present: int, seen: int | msgspec.UnsetType) -> N
         )
 
 
-def check_delete(name: str, network: NetworkState, pools: list[PoolState]) -> None:
+def check_delete(
+    name: str, network: NetworkState, pools: list[PoolState], acting: Owner | None = None
+) -> None:
     """Refuses while a pool lies in the network or anybody but nodes' vmacs holds an address."""
+    check_owner("network", name, network.record.owner, acting)
     if pools:
         shown = ", ".join(sorted(pool.name for pool in pools)[:5])
         raise Problem(

@@ -11,9 +11,10 @@ import msgspec
 
 from ipam_server.inventory import NetworkState, PoolState
 from ipam_server.networks import check_unchanged
+from ipam_server.owners import check_new, check_owner
 from ipam_server.records import PoolRecord, stored_ranges
 from ipam_server.state import ClusterState
-from netspace.messages import ChangePool, Elastic, NewPool, ResizePool
+from netspace.messages import ChangePool, Elastic, NewPool, Owner, ResizePool
 from netspace.problems import Problem, invalid
 from netspace.ranges import Ranges
 from netspace.slots import SlotError
@@ -22,7 +23,7 @@ from netspace.slots import SlotError
 def carve(state: ClusterState, new: NewPool, now: int) -> PoolRecord:
     """The record of a new pool, at the cluster's clock `now` (milliseconds)."""
     if new.name in state.pools:
-        raise Problem("exists", f"pool {new.name} exists already", do="choose another name")
+        check_new("pool", new.name, state.pools[new.name].record.owner, new.owner)
     network = network_of(state, new.network)
     parent = _parent(state, new)
     default = state.default_pool()
@@ -50,12 +51,14 @@ def carve(state: ClusterState, new: NewPool, now: int) -> PoolRecord:
         retention=new.retention,
         elastic=new.elastic,
         probe=new.probe,
+        owner=new.owner,
     )
 
 
 def change(state: ClusterState, pool: PoolState, asked: ChangePool) -> PoolRecord:
     """The record after a change of who may name the pool, how long its addresses rest or are
     retained, or its bounds. A pool below its new minimum grows soon after."""
+    check_owner("pool", pool.name, pool.record.owner, asked.owner)
     check_unchanged(f"pool {pool.name}", pool.revision, asked.revision)
     record = pool.record
     if asked.namespaces is not msgspec.UNSET:
@@ -74,7 +77,7 @@ def change(state: ClusterState, pool: PoolState, asked: ChangePool) -> PoolRecor
     if asked.probe is not msgspec.UNSET:
         record = msgspec.structs.replace(record, probe=asked.probe)
     record = _followed(pool, record, asked)
-    names = (name for name in asked.__struct_fields__ if name != "revision")
+    names = (name for name in asked.__struct_fields__ if name not in ("revision", "owner"))
     if all(getattr(asked, name) is msgspec.UNSET for name in names):
         raise invalid("change", "it names nothing to change")
     return record
@@ -112,6 +115,7 @@ def _check_fixed(pool: PoolState) -> None:
 
 def grow(state: ClusterState, pool: PoolState, asked: ResizePool, now: int) -> PoolRecord:
     """The record with more space, from where the pool was carved."""
+    check_owner("pool", pool.name, pool.record.owner, asked.owner)
     check_unchanged(f"pool {pool.name}", pool.revision, asked.revision)
     _check_fixed(pool)
     network = network_of(state, pool.record.network)
@@ -129,6 +133,7 @@ def shrink(state: ClusterState, pool: PoolState, asked: ResizePool, now: int) ->
 
     By size the highest slots go; by ranges exactly those named, or none.
     """
+    check_owner("pool", pool.name, pool.record.owner, asked.owner)
     check_unchanged(f"pool {pool.name}", pool.revision, asked.revision)
     _check_fixed(pool)
     network = network_of(state, pool.record.network)
@@ -188,8 +193,9 @@ def _check_bounds(bounds: Elastic | None, ranges: Ranges) -> None:
         )
 
 
-def check_delete(state: ClusterState, pool: PoolState) -> None:
+def check_delete(state: ClusterState, pool: PoolState, acting: Owner | None = None) -> None:
     """Refuses while pools are nested in it or pods hold addresses of it."""
+    check_owner("pool", pool.name, pool.record.owner, acting)
     children = state.children(pool.name)
     if children:
         shown = ", ".join(sorted(child.name for child in children)[:5])

@@ -2,9 +2,11 @@
 
 A holder is gone where a witness proves it. A node proves it by two reports, a grace period of the
 cluster's clock apart, in which the attachment is missing and between which it was never there; an
-admin by a word that names the generation. Nobody's silence proves anything: neither a node that
+admin by a word that names the generation; Kubernetes, of nodes that are fenced, as `witnesses`
+says. Nobody's silence proves anything: neither a node that
 reports nothing, nor an allocation that is newer than what the node had seen when it looked.
-Reservations are no pod's, and nobody's report is about them.
+Reservations are no pod's, and nobody's report is about them; nor is a node's about what was taken
+over from elsewhere, of which it has no record.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from ipam_server.inventory import Absences, Held
 from ipam_server.keys import SlotId
 from ipam_server.records import Absence, AbsencesRecord
 from ipam_server.state import ClusterState
-from netspace.upkeep import AttachmentsReport, LiveAttachment
+from netspace.upkeep import AttachmentsReport, LiveAttachment, Testimony
 from statestore import Compare
 
 
@@ -28,13 +30,14 @@ class Verdict:
     """Whether a holder is proved gone. `missing` says what the proof lacks; `since` when it was
     first missed and `last` when it was last looked for, by the cluster's clock in milliseconds;
     None where nobody looked. `compares`: the proof as stored, so that a newer one stops the
-    transaction that rests on it."""
+    transaction that rests on it. `witness`: whose proof it is."""
 
     proved: bool
     missing: str = ""
     since: int | None = None
     last: int | None = None
     compares: tuple[Compare, ...] = ()
+    witness: Testimony = "node"
 
 
 class Witness(Protocol):
@@ -108,6 +111,8 @@ def absences(
         if not report.since < each.generation <= report.seen:
             # The node's records do not reach back to it, or it is newer than the look at them.
             continue
+        if each.holder.imported:
+            continue
         if _lives(alive.get(each.holder.attachment), each):
             continue
         known = before.get((slot, each.generation))
@@ -138,18 +143,6 @@ def complete(state: ClusterState, node: str, report: AttachmentsReport) -> bool:
             and _lives(each, held)
         )  # fmt: skip
     return present == state.used_by.get(node, 0)
-
-
-def candidates(state: ClusterState, grace: int) -> list[tuple[SlotId, Held, Verdict]]:
-    """Everything that was missed by its node and is held still, with what its proof lacks."""
-    reports = NodeReports(state, grace)
-    found = []
-    for node, told in state.absences.items():
-        for entry in told.record.gone:
-            held = state.held(entry.slot)
-            if held is not None and _is(entry, entry.slot, held):
-                found.append((entry.slot, held, reports.judge(told, entry, node)))
-    return sorted(found, key=lambda each: each[0])
 
 
 def _lives(found: LiveAttachment | None, held: Held) -> bool:

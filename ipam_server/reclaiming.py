@@ -2,7 +2,8 @@
 lives without being known taken back.
 
 What a node's last report missed is kept in etcd, so that a proof outlives its leader. A report and
-the frees that rest on the one before never overlap.
+the frees that rest on the one before never overlap. A node that reports is not fenced: what
+Kubernetes said of it is over.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from dataclasses import replace
 
 import msgspec
 
-from ipam_server import adoption, reclaim, views
+from ipam_server import adoption, reclaim, views, witnesses
 from ipam_server.allocator import Choice, Wait
-from ipam_server.audit import RECLAIMING
+from ipam_server.audit import FENCED, RECLAIMING
 from ipam_server.changes import Change
 from ipam_server.committer import Conflict
 from ipam_server.inventory import Held
 from ipam_server.keys import SlotId
-from ipam_server.reclaim import NodeReports, Verdict
+from ipam_server.reclaim import Verdict
 from ipam_server.records import Disputed
 from ipam_server.state import ClusterState
 from ipam_server.term import Term
@@ -89,6 +90,7 @@ class Reclaiming(Upkeep):
         """How many addresses the report has brought back."""
         async with self._locks.hold(("node", node, "")):
             term = await self._open()
+            await self._heard_from(term, node)
             told = term.state.absences.get(node)
             quiet = told is None or not (told.record.gone or told.record.disputed)
             unknown = list(adoption.unknown(term.state, report.attachments))
@@ -168,17 +170,18 @@ class Reclaiming(Upkeep):
         held = term.state.held(slot)
         if held is None or held.generation != generation:
             return None
-        verdict = NodeReports(term.state, self._grace).verdict(slot, held)
+        verdict = witnesses.verdict(term.state, self._grace, slot, held)
         if not verdict.proved:
             return None
         told = _candidate(term.state, slot, held, verdict, term.clock.now())
         change = term.freeing(slot, held)
         change = replace(change, compares=(*change.compares, *verdict.compares), shared=True)
         try:
-            revision = await term.submit_audited(change, RECLAIMING)
+            by_node = verdict.witness == "node"
+            revision = await term.submit_audited(change, RECLAIMING if by_node else FENCED)
         except Conflict:
             return None
-        self.figures.freed["reclaim"] += 1
+        self.figures.freed["reclaim" if by_node else "fencing"] += 1
         log.info(
             "cluster %s: reclaimed %s", self.name, told.ipv4 or told.ipv6,
             extra={
@@ -195,7 +198,7 @@ class Reclaiming(Upkeep):
         return int(self._limits.reclaim_grace * 1000)
 
     def _candidates(self) -> list[tuple[SlotId, Held, Verdict]]:
-        return reclaim.candidates(self.state, self._grace)
+        return witnesses.candidates(self.state, self._grace)
 
     @property
     def reclaim_candidates(self) -> int:
@@ -257,4 +260,5 @@ def _candidate(
         last=max(0, now - verdict.last) / 1000,
         proved=verdict.proved,
         lacks=verdict.missing,
+        witness=verdict.witness,
     )

@@ -6,16 +6,24 @@ once per address have one-letter fields: a million of them are kept in memory an
 
 from __future__ import annotations
 
-import sys
-from typing import Final, TypeVar
+from sys import intern
+from typing import Final
 
 import msgspec
+from msgspec.structs import force_setattr
 
-from netspace.messages import Elastic, LinkReport, NewNetwork, PoolKind, Services
+from netspace.messages import (
+    Elastic,
+    Fence,
+    LinkReport,
+    NewNetwork,
+    Owner,
+    PoolKind,
+    Selection,
+    Services,
+)
 from netspace.ranges import Ranges
 from netspace.slots import Family, Mapping
-
-R = TypeVar("R", bound=msgspec.Struct)
 
 MOST_AT_ONCE: Final = 65_536
 """Addresses by which a pool grows or shrinks in one transaction."""
@@ -62,6 +70,7 @@ class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True):
     range: list[str]
     exclude: list[str]
     services: Services = "open"
+    owner: Owner | None = None
 
 
 class PoolRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +88,7 @@ class PoolRecord(msgspec.Struct, frozen=True, kw_only=True):
     probe: bool = False
     replicas: int | None = None
     surplus: int = 0
+    owner: Owner | None = None
 
     @property
     def bounds(self) -> Elastic | None:
@@ -139,6 +149,33 @@ class AbsencesRecord(msgspec.Struct, frozen=True, kw_only=True):
     disputed: list[Disputed] = []
 
 
+class FencingRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What Kubernetes says of a fenced node: why it is, and which generations' pods are gone, each
+    with when that was first said. `began`, `at`: when the node was first and last said to be
+    fenced, by the cluster's clock in milliseconds; `seen`: the revision that was read before the
+    last look at the pods."""
+
+    why: Fence
+    began: int
+    at: int
+    seen: int
+    gone: list[Absence] = []
+
+
+class NamespaceRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a namespace's pods choose where they choose nothing."""
+
+    netspace: str | None = None
+    application: str | None = None
+    families: tuple[Family, ...] = ()
+
+    @property
+    def selection(self) -> Selection:
+        return Selection(
+            netspace=self.netspace, application=self.application, families=self.families
+        )
+
+
 class Holder(
     msgspec.Struct,
     frozen=True,
@@ -163,7 +200,8 @@ class Holder(
 ):
     """Who holds a slot. Without a container it is a reservation, and one with a node that node's
     vmac. `before` is who held it last when
-    that was another; `families` empty means all that the network has. `since`: Unix time in
+    that was another; `families` empty means all that the network has. With a container and a `note`
+    it was taken over from elsewhere: its node has no record of it. `since`: Unix time in
     seconds, for people only; `turn`: how many have held the slot before."""
 
     container: str = ""
@@ -188,6 +226,11 @@ class Holder(
     def vmac(self) -> bool:
         """Whether it is a node's own interface on the network."""
         return self.reserved and bool(self.node)
+
+    @property
+    def imported(self) -> bool:
+        """Whether its node cannot know of it."""
+        return bool(self.container and self.note)
 
     @property
     def attachment(self) -> tuple[str, str]:
@@ -259,18 +302,20 @@ _RELEASES: Final = msgspec.json.Decoder(Release)
 
 def decode_holder(value: bytes) -> Holder:
     """The holder in a slot's value; what many holders say alike is kept once."""
-    return _shared(_HOLDERS.decode(value), ("ifname", "node", "namespace", "pool"))
+    holder = _HOLDERS.decode(value)
+    # Field by field: a server that starts decodes a million of them.
+    force_setattr(holder, "ifname", intern(holder.ifname))
+    force_setattr(holder, "node", intern(holder.node))
+    force_setattr(holder, "namespace", intern(holder.namespace))
+    force_setattr(holder, "pool", intern(holder.pool))
+    return holder
 
 
 def decode_release(value: bytes) -> Release:
     """The same of a release."""
-    return _shared(_RELEASES.decode(value), ("node",))
-
-
-def _shared(record: R, fields: tuple[str, ...]) -> R:
-    for field in fields:
-        msgspec.structs.force_setattr(record, field, sys.intern(getattr(record, field)))
-    return record
+    release = _RELEASES.decode(value)
+    force_setattr(release, "node", intern(release.node))
+    return release
 
 
 def ranges_of(record: PoolRecord) -> Ranges:

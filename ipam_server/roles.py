@@ -50,8 +50,11 @@ TABLE: Final[dict[tuple[str, str], Who]] = {
     ("GET", f"{_C}/nodes/{{node}}/attachments"): IN_PATH,
     ("PUT", f"{_C}/nodes/{{node}}/attachments"): IN_PATH,
     ("GET", _C): CLUSTER,
-    # A controller speaks for its cluster's objects. Networks are not among them: they lie in
-    # fabrics, which clusters share.
+    # A controller speaks for its cluster's objects. Networks lie in fabrics, which clusters share:
+    # a server's configuration can leave them to admins.
+    ("POST", f"{_C}/networks"): CONTROLLERS,
+    ("PATCH", f"{_C}/networks/{{network}}"): CONTROLLERS,
+    ("DELETE", f"{_C}/networks/{{network}}"): CONTROLLERS,
     ("POST", f"{_C}/pools"): CONTROLLERS,
     ("PATCH", f"{_C}/pools/{{pool}}"): CONTROLLERS,
     ("DELETE", f"{_C}/pools/{{pool}}"): CONTROLLERS,
@@ -63,6 +66,12 @@ TABLE: Final[dict[tuple[str, str], Who]] = {
     ("DELETE", f"{_C}/reservations/{{address}}"): CONTROLLERS,
     ("POST", f"{_C}/operator-releases"): CONTROLLERS,
     ("GET", f"{_C}/nodes"): CONTROLLERS,
+    ("GET", f"{_C}/nodes/{{node}}/fencing"): CONTROLLERS,
+    ("PUT", f"{_C}/nodes/{{node}}/fencing"): CONTROLLERS,
+    ("DELETE", f"{_C}/nodes/{{node}}/fencing"): CONTROLLERS,
+    ("GET", f"{_C}/namespaces"): CONTROLLERS,
+    ("PUT", f"{_C}/namespaces/{{namespace}}"): CONTROLLERS,
+    ("DELETE", f"{_C}/namespaces/{{namespace}}"): CONTROLLERS,
     ("GET", f"{_C}/audit"): CONTROLLERS,
     # Servers look at one another; everything else they pass on in somebody's name.
     ("GET", "/v1/server"): SERVERS,

@@ -20,15 +20,17 @@ from ipam_server.allocator import whose
 from ipam_server.changes import Change, resizing
 from ipam_server.elastic import sized
 from ipam_server.history import history
-from ipam_server.hosting import Hosting
 from ipam_server.inventory import PoolState
 from ipam_server.keys import catalogue
 from ipam_server.keys import fabric as fabric_key
+from ipam_server.namespaces import Namespaces
+from ipam_server.owners import check_acting, check_new
 from ipam_server.records import FabricRecord, Holder, NodeRecord
 from ipam_server.state import ClusterState
 from ipam_server.term import Term
 from ipam_server.views import AddressFilter
 from netspace import messages as m
+from netspace.callers import current
 from netspace.problems import Problem
 from statestore import Compare, Delete, KeyValue, Put, StoreError
 
@@ -41,7 +43,7 @@ SHOWN, STEPS = 100, 50
 encode = msgspec.json.encode
 
 
-class ClusterService(Hosting):
+class ClusterService(Namespaces):
     """One cluster, as seen by this server."""
 
     # Networks
@@ -56,11 +58,13 @@ class ClusterService(Hosting):
         return views.network(state, name)
 
     async def create_network(self, new: m.NewNetwork) -> m.Network:
+        self._check_network_caller(new.owner)
         record = network_rules.declare(new, str(uuid.uuid4()))
 
         async def create(term: Term) -> Change:
             if new.name in term.state.networks:
-                raise Problem("exists", f"network {new.name} exists already")
+                known = term.state.networks[new.name]
+                check_new("network", new.name, known.record.owner, new.owner)
             fabric, stored = await self._fabric(new.fabric)
             fabric = network_rules.joined(fabric, self.name, new.name, record)
             put = Put(term.state.keys.network(new.name), encode(record))
@@ -70,6 +74,8 @@ class ClusterService(Hosting):
         return await self.network(new.name)
 
     async def change_network(self, name: str, asked: m.ChangeNetwork) -> m.Network:
+        self._check_network_caller(asked.owner)
+
         async def change(term: Term) -> Change:
             known = pool_rules.network_of(term.state, name)
             record = network_rules.change(known, name, asked)
@@ -82,13 +88,14 @@ class ClusterService(Hosting):
         await self._reshape(change)
         return await self.network(name)
 
-    async def delete_network(self, name: str) -> None:
+    async def delete_network(self, name: str, acting: m.Owner | None = None) -> None:
         """The nodes' vmacs and its releases go first, a few at a time, then the network itself."""
+        self._check_network_caller(acting)
 
         async def delete(term: Term) -> Change:
             known = pool_rules.network_of(term.state, name)
             pools = [p for p in term.state.pools.values() if p.record.network == name]
-            network_rules.check_delete(name, known, pools)
+            network_rules.check_delete(name, known, pools, acting)
             keys = term.state.keys
             vmacs = [i for (network, _), i in term.state.vmacs.items() if network == name]
             await self._delete(term, [keys.slot((name, i)) for i in sorted(vmacs)])
@@ -104,6 +111,32 @@ class ClusterService(Hosting):
             return Change(compares, (Delete(key), put), key, None, shared=True)
 
         await self._reshape(delete)
+
+    async def hand_over_network(self, name: str, owner: m.Owner | None) -> m.Network:
+        """The network is this owner's from now on."""
+
+        async def hand_over(term: Term) -> Change:
+            known = pool_rules.network_of(term.state, name)
+            record = msgspec.structs.replace(known.record, owner=owner)
+            put = Put(term.state.keys.network(name), encode(record))
+            return Change(
+                (Compare.modified_at(put.key, known.revision),), (put,), put.key, put.value
+            )
+
+        await self._reshape(hand_over)
+        return await self.network(name)
+
+    def _check_network_caller(self, acting: m.Owner | None) -> None:
+        """Networks lie in fabrics that clusters share: not every installation lets controllers make
+        them."""
+        caller = current()
+        check_acting(caller, acting, "change networks")
+        if caller.role == "controller" and not self._limits.controller_networks:
+            raise Problem(
+                "forbidden",
+                f"{caller} may not change networks: this server leaves them to admins",
+                do="have an admin do it, or set controller_networks in the servers' configuration",
+            )
 
     async def _fabric(self, name: str) -> tuple[FabricRecord, KeyValue | None]:
         """A fabric as etcd has it now; the default one need not have been made."""
@@ -145,6 +178,8 @@ class ClusterService(Hosting):
             state = term.state
             stored = [*state.strays, *state.audit, *map(keys.node, state.nodes)]
             stored += map(keys.absences, state.absences)
+            stored += map(keys.fenced, state.fenced)
+            stored += map(keys.namespace, state.namespaces)
             stored += [keys.buried(at, claimed) for claimed, at in state.buried.items()]
             await self._delete(term, stored)
             entry = catalogue(self.name)
@@ -169,6 +204,8 @@ class ClusterService(Hosting):
         return views.pool(self.state, self._pool(self.state, name), self.now())
 
     async def create_pool(self, new: m.NewPool) -> m.Pool:
+        check_acting(current(), new.owner, "make pools")
+
         async def create(term: Term) -> Change:
             record = pool_rules.carve(term.state, new, term.clock.now())
             put = Put(term.state.keys.pool(new.name), encode(record))
@@ -178,6 +215,8 @@ class ClusterService(Hosting):
         return await self.pool(new.name)
 
     async def change_pool(self, name: str, asked: m.ChangePool) -> m.Pool:
+        check_acting(current(), asked.owner, "change pools")
+
         async def change(term: Term) -> Change:
             pool = self._pool(term.state, name)
             record = pool_rules.change(term.state, pool, asked)
@@ -187,21 +226,31 @@ class ClusterService(Hosting):
         return await self.pool(name)
 
     async def grow_pool(self, name: str, asked: m.ResizePool) -> m.Pool:
+        check_acting(current(), asked.owner, "change pools")
         return await self._rewrite_pool(
             name,
             lambda term, pool: encode(pool_rules.grow(term.state, pool, asked, term.clock.now())),
         )
 
     async def shrink_pool(self, name: str, asked: m.ResizePool) -> m.Pool:
+        check_acting(current(), asked.owner, "change pools")
         return await self._rewrite_pool(
             name,
             lambda term, pool: encode(pool_rules.shrink(term.state, pool, asked, term.clock.now())),
         )
 
-    async def delete_pool(self, name: str) -> None:
+    async def hand_over_pool(self, name: str, owner: m.Owner | None) -> m.Pool:
+        """The pool is this owner's from now on."""
+        return await self._rewrite_pool(
+            name, lambda _, pool: encode(msgspec.structs.replace(pool.record, owner=owner))
+        )
+
+    async def delete_pool(self, name: str, acting: m.Owner | None = None) -> None:
+        check_acting(current(), acting, "delete pools")
+
         async def delete(term: Term) -> Change:
             pool = self._pool(term.state, name)
-            pool_rules.check_delete(term.state, pool)
+            pool_rules.check_delete(term.state, pool, acting)
             key = term.state.keys.pool(name)
             compares = (Compare.modified_at(key, pool.revision),)
             return Change(compares, (Delete(key),), key, None)
@@ -300,7 +349,7 @@ class ClusterService(Hosting):
 
     async def nodes(self) -> list[m.Node]:
         state = self.state
-        names = sorted(state.nodes.keys() | state.used_by.keys())
+        names = sorted(state.nodes.keys() | state.used_by.keys() | state.fenced.keys())
         return [node for name in names if (node := views.node(state, name)) is not None]
 
     async def node(self, name: str) -> m.Node:
@@ -311,10 +360,14 @@ class ClusterService(Hosting):
 
     async def report_node(self, name: str, report: m.NodeReport) -> m.Node:
         network_rules.check_reported(report.networks)
-        term = self._lead()
+        await self._finish(self._report_node(name, report))
+        return await self.node(name)
+
+    async def _report_node(self, name: str, report: m.NodeReport) -> None:
+        term = await self._open()
+        await self._heard_from(term, name)
         value = encode(
             NodeRecord(version=report.version, links=report.links, networks=report.networks)
         )
         put = Put(term.state.keys.node(name), value)
-        await self._finish(self._commit(term, Change((), (put,), put.key, value)))
-        return await self.node(name)
+        await self._commit(term, Change((), (put,), put.key, value))

@@ -14,18 +14,29 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
 
 import msgspec
 
-from ipam_server.inventory import Absences, Held, NetworkState, PoolState, Released
+from ipam_server.inventory import (
+    Absences,
+    Fenced,
+    Held,
+    Namespaced,
+    NetworkState,
+    PoolState,
+    Released,
+)
 from ipam_server.keys import AttachmentKey, Claimed, Keys, SlotId, slot_id
 from ipam_server.records import (
     AbsencesRecord,
+    FencingRecord,
     Holder,
     Identity,
+    NamespaceRecord,
     NetworkRecord,
     NodeRecord,
     PoolRecord,
@@ -33,8 +44,8 @@ from ipam_server.records import (
     decode_release,
 )
 from ipam_server.resizing import resize
-from netspace.ranges import Ranges
-from statestore import Event
+from netspace.ranges import Interval, Ranges
+from statestore import Event, KeyValue
 
 
 class _Moment(msgspec.Struct):
@@ -55,7 +66,8 @@ class ClusterState:
     claim was released, by the cluster's clock, about in that order. `disputed`: slots that some
     node's live attachment has and is not known for: nobody gets them, free or not. `resizing`:
     networks of which a pool grows or shrinks in a transaction under way. `vmacs`: the slot of each
-    network's and node's vmac."""
+    network's and node's vmac. `fenced`: the nodes that Kubernetes says run nothing any more.
+    `namespaces`: what namespaces choose by default."""
 
     name: str
     keys: Keys = field(init=False)
@@ -67,6 +79,8 @@ class ClusterState:
     pools: dict[str, PoolState] = field(default_factory=dict)
     nodes: dict[str, NodeRecord] = field(default_factory=dict)
     absences: dict[str, Absences] = field(default_factory=dict)
+    fenced: dict[str, Fenced] = field(default_factory=dict)
+    namespaces: dict[str, Namespaced] = field(default_factory=dict)
     attachments: dict[AttachmentKey, SlotId] = field(default_factory=dict)
     names: dict[Identity, tuple[SlotId, ...]] = field(default_factory=dict)
     earlier: dict[Identity, int] = field(default_factory=dict)
@@ -168,9 +182,12 @@ class ClusterState:
 
     # Changing
 
-    def apply(self, revision: int, events: Iterable[Event], *, more: bool = False) -> None:
+    def apply(
+        self, revision: int, events: Iterable[Event | KeyValue], *, more: bool = False
+    ) -> None:
         """Brings the state to a revision. Events come in the order of their keys; `more` says that
-        others of the same revision follow in a further call, as the pages of a load do."""
+        others of the same revision follow in a further call, as the pages of a load do, whose keys
+        come as they stand."""
         if revision <= self.revision:
             return
         for event in events:
@@ -182,14 +199,19 @@ class ClusterState:
         self.reshaped.clear()
         self.revision = revision
 
-    def _apply_event(self, event: Event) -> None:
-        kind, names = self.keys.parse(event.key)
+    def _apply_event(self, event: Event | KeyValue) -> None:
         value = event.value if event.kind == "put" else None
-        match kind:
-            case "slots" | "released" if names[0] not in self.networks:
+        slot = self.keys.held(event.key)
+        if slot is not None:
+            if slot[0] in self.networks:
+                self._apply_slot(slot, value, event.mod_revision)
+            else:
                 self.strays.add(event.key)
-            case "slots":
-                self._apply_slot(slot_id(names), value, event.mod_revision)
+            return
+        kind, names = self.keys.parse(event.key)
+        match kind:
+            case "released" if names[0] not in self.networks:
+                self.strays.add(event.key)
             case "released":
                 self._apply_released(slot_id(names), value, event.mod_revision)
             case "networks":
@@ -200,6 +222,10 @@ class ClusterState:
                 self._apply_node(names[0], value)
             case "absences":
                 self._apply_absences(names[0], value, event.mod_revision)
+            case "fenced":
+                self._apply_fenced(names[0], value, event.mod_revision)
+            case "namespaces":
+                self._apply_namespace(names[0], value, event.mod_revision)
             case "audit":
                 self._apply_audit(event.key, value)
             case "buried":
@@ -211,12 +237,13 @@ class ClusterState:
                 self.clock = max(self.clock, int(value or b"0"))
 
     def _apply_slot(self, slot: SlotId, value: bytes | None, revision: int) -> None:
-        network = self.networks[slot[0]]
-        before = network.held.pop(slot[1], None)
+        name, index = slot
+        network = self.networks[name]
+        before = network.held.pop(index, None)
         if before is not None:
-            network.reservations.discard(slot[1])
-            place = slot[0], before.holder.node
-            if self.vmacs.get(place) == slot[1]:
+            network.reservations.discard(index)
+            place = name, before.holder.node
+            if self.vmacs.get(place) == index:
                 del self.vmacs[place]
             self._count(before.holder, -1)
             self._forget(before.holder.identity, slot)
@@ -228,23 +255,27 @@ class ClusterState:
                 # One transaction gives many slots: their generation is kept once.
                 revision = self._last
             self._last = revision
-            network.held[slot[1]] = Held(holder, revision)
-            if holder.reserved:
-                network.reservations.add(slot[1])
-            if holder.vmac:
-                self.vmacs[slot[0], holder.node] = slot[1]
+            network.held[index] = Held(holder, revision)
+            if holder.container:
+                self.attachments[holder.container, holder.ifname] = slot
+                if holder.pod:
+                    self._remember((holder.namespace, holder.pod, holder.ifname), slot)
+            else:
+                network.reservations.add(index)
+                if holder.vmac:
+                    self.vmacs[name, holder.node] = index
             self._count(holder, 1)
-            self._remember(holder.identity, slot)
-            if not holder.reserved:
-                self.attachments[holder.attachment] = slot
-        network.know(slot[1])
-        if slot[0] in self.reshaped:
+            network.indices.add(index)
+        else:
+            network.know(index)
+        if name in self.reshaped:
             return
-        pool = network.owner(slot[1])
+        pool = network.owner(index)
         if pool is not None:
             pool.used += (value is not None) - (before is not None)
             pool.peak = max(pool.peak, pool.used)
-        self.place(slot)
+        if slot not in self.taken:
+            self.place(slot)
 
     def _apply_released(self, slot: SlotId, value: bytes | None, revision: int) -> None:
         network = self.networks[slot[0]]
@@ -256,7 +287,8 @@ class ClusterState:
         if value is not None:
             release = decode_release(value)
             network.released[slot[1]] = Released(release, revision)
-            self._remember(release.identity, slot)
+            if release.identity is not None:
+                self._remember(release.identity, slot)
         network.know(slot[1])
         if slot[0] not in self.reshaped:
             self.place(slot)
@@ -317,6 +349,19 @@ class ClusterState:
             self.absences[node] = Absences(record, revision)
             self._dispute(record, 1)
 
+    def _apply_fenced(self, node: str, value: bytes | None, revision: int) -> None:
+        if value is None:
+            self.fenced.pop(node, None)
+        else:
+            self.fenced[node] = Fenced(msgspec.json.decode(value, type=FencingRecord), revision)
+
+    def _apply_namespace(self, name: str, value: bytes | None, revision: int) -> None:
+        if value is None:
+            self.namespaces.pop(name, None)
+        else:
+            record = msgspec.json.decode(value, type=NamespaceRecord)
+            self.namespaces[name] = Namespaced(record, revision)
+
     def _dispute(self, record: AbsencesRecord, by: int) -> None:
         for slot in {each.slot for each in record.disputed}:
             self.disputed[slot] = self.disputed.get(slot, 0) + by
@@ -351,13 +396,13 @@ class ClusterState:
         for pool in pools:
             pool.start((pool.ranges & network.total) - self.nested(pool.name))
         network.own(pools)
-        # In the order of indices: taken out of the middle, each would cost what the pool's
-        # fragments cost.
-        for index in sorted(network.held):
-            owner = network.owner(index)
-            if owner is not None:
-                owner.used += 1
-                owner.never.discard(index)
+        held = sorted(network.held)
+        for pool in pools:
+            for first, last in pool.own.intervals:
+                within = held[bisect_left(held, first) : bisect_right(held, last)]
+                pool.used += len(within)
+                for low, high in _runs(within):
+                    pool.never.discard_all(low, high)
         for index in sorted(network.released):
             if index not in network.held:
                 self.place((name, index))
@@ -370,14 +415,19 @@ class ClusterState:
             self.earlier[holder.before] = self.earlier.get(holder.before, 0) + by
             if not self.earlier[holder.before]:
                 del self.earlier[holder.before]
-        if holder.node and not holder.reserved:
-            self.used_by[holder.node] = self.used_by.get(holder.node, 0) + by
-            if not self.used_by[holder.node]:
+        if holder.node and holder.container:
+            used = self.used_by.get(holder.node, 0) + by
+            if used:
+                self.used_by[holder.node] = used
+            else:
                 del self.used_by[holder.node]
 
-    def _remember(self, identity: Identity | None, slot: SlotId) -> None:
-        if identity is not None and slot not in self.names.get(identity, ()):
-            self.names[identity] = (*self.names.get(identity, ()), slot)
+    def _remember(self, identity: Identity, slot: SlotId) -> None:
+        known = self.names.get(identity)
+        if known is None:
+            self.names[identity] = (slot,)
+        elif slot not in known:
+            self.names[identity] = (*known, slot)
 
     def _forget(self, identity: Identity | None, slot: SlotId) -> None:
         """Drops the slot from a name's slots, unless the name still holds it or held it last."""
@@ -393,3 +443,16 @@ class ClusterState:
             self.names[identity] = left
         else:
             self.names.pop(identity, None)
+
+
+def _runs(indices: list[int]) -> Iterator[Interval]:
+    """First and last of each run of indices without a gap, from indices in order."""
+    if not indices:
+        return
+    first = last = indices[0]
+    for index in indices:
+        if index > last + 1:
+            yield first, last
+            first = index
+        last = index
+    yield first, last

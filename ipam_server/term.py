@@ -46,7 +46,8 @@ class Limits:
     looked at each `audit_interval`. `history_entries`, `history_age`: the same of the past holders
     of each slot, of which some are looked at each `history_interval`. `pool_interval`: how often
     elastic pools are looked at. `reclaim_grace`: seconds between two reports that prove a pod gone;
-    `reclaim_interval`: how often what was proved gone is freed."""
+    `reclaim_interval`: how often what was proved gone is freed. `controller_networks`: whether
+    controllers may make networks of their clusters."""
 
     max_operations: int = 128
     max_waiting: int = 10_000
@@ -61,6 +62,7 @@ class Limits:
     pool_interval: float = 1.0
     reclaim_grace: float = 300.0
     reclaim_interval: float = 30.0
+    controller_networks: bool = True
 
 
 class Clock:

@@ -80,6 +80,7 @@ def network(state: ClusterState, name: str) -> Network:
         range=record.range,
         exclude=record.exclude,
         services=record.services,
+        owner=record.owner,
         total=str(known.total.size),
         carved=str(known.total.size - total_free(state, name).size),
         used=len(known.held),
@@ -111,14 +112,16 @@ def pool(state: ClusterState, known: PoolState, now: int) -> Pool:
         retained=len(known.retained),
         free=str(known.size - known.used - len(known.cooling) - len(known.retained)),
         never=str(known.never.count),
+        owner=record.owner,
     )
 
 
 def node(state: ClusterState, name: str) -> Node | None:
-    """None for a node that has neither reported nor holds an address."""
+    """None for a node that has not reported, holds no address and is not fenced."""
     report = state.nodes.get(name)
     used = state.used_by.get(name, 0)
-    if report is None and not used:
+    said = state.fenced.get(name)
+    if report is None and not used and said is None:
         return None
     return Node(
         name=name,
@@ -127,6 +130,7 @@ def node(state: ClusterState, name: str) -> Node | None:
         links=report.links if report else [],
         used=used,
         networks=report.networks if report else [],
+        fenced=said.record.why if said else None,
     )
 
 

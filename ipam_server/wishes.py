@@ -1,7 +1,7 @@
 """What a request asks for: the pool, the address, the families, weighed from all sources.
 
-The pod's own selection comes first, then the configuration's, then the default pool. A namespace
-that a pool does not list may name neither it nor an address in it.
+The pod's own selection comes first, then its namespace's, then the configuration's, then the
+default pool. A namespace that a pool does not list may name neither it nor an address in it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipam_server.inventory import PoolState
 from ipam_server.keys import SlotId
 from ipam_server.state import ClusterState
-from netspace.messages import AllocateRequest
+from netspace.messages import AllocateRequest, Selection
 from netspace.problems import Problem
 from netspace.slots import Family, SlotError, parse_address
 
@@ -26,43 +26,51 @@ class Wish:
 
 
 def weigh(state: ClusterState, request: AllocateRequest) -> Wish:
-    """Weighs the sources: the pod's own selection, then the configuration's, then the default."""
-    own, default = request.selection, request.default
-    families = own.families or default.families
-    addresses = own.ip
-    name = own.application or own.netspace
-    kind = "application" if own.application else "netspace"
-    if name is None and not addresses:
-        name = default.application or default.netspace
-        kind = "application" if default.application else "netspace"
-        addresses = default.ip
-    if name is not None:
-        return Wish(_named(state, request, name, kind), addresses, families)
-    if addresses:
-        return Wish(None, addresses, families)
+    """Weighs the sources: the pod's own selection, its namespace's, the configuration's, then the
+    default."""
+    namespace = request.pod.namespace
+    stored = state.namespaces.get(namespace)
+    sources = (
+        (request.selection, ""),
+        (Selection() if stored is None else stored.record.selection, f"namespace {namespace}"),
+        (request.default, ""),
+    )
+    families = next((chosen.families for chosen, _ in sources if chosen.families), ())
+    for chosen, source in sources:
+        name = chosen.application or chosen.netspace
+        if name is not None:
+            kind = "application" if chosen.application else "netspace"
+            return Wish(_named(state, request, name, kind, source), chosen.ip, families)
+        if chosen.ip:
+            return Wish(None, chosen.ip, families)
     pool = state.default_pool()
     if pool is None:
         raise Problem(
             "pool-missing",
             f"the pod names no pool and cluster {state.name} has no default pool",
-            do="annotate the pod with ipam.com/netspace or create a pool of kind default",
+            do="annotate the pod or its namespace with ipam.com/netspace, or create a pool of kind"
+            " default",
         )
     return Wish(pool, (), families)
 
 
-def _named(state: ClusterState, request: AllocateRequest, name: str, kind: str) -> PoolState:
+def _named(
+    state: ClusterState, request: AllocateRequest, name: str, kind: str, source: str
+) -> PoolState:
+    """`source`: who chose the pool where neither the pod nor its node did."""
+    chose = f", which {source} chooses by default" if source else ""
     pool = state.pools.get(name)
     if pool is None or (pool.record.kind == "application") != (kind == "application"):
         is_other = pool is not None and _may_use(pool, request.pod.namespace)
         raise Problem(
             "pool-unknown",
-            f"cluster {state.name} has no {kind} pool {name}",
+            f"cluster {state.name} has no {kind} pool {name}{chose}",
             do=f"{name} is a pool of kind {pool.record.kind}: use the annotation for that kind"
             if pool is not None and is_other
             else "correct the name or have the pool created",
         )
     if not _may_use(pool, request.pod.namespace):
-        raise _forbidden(pool.name, request.pod.namespace)
+        raise _forbidden(pool.name, request.pod.namespace, chose)
     return pool
 
 
@@ -71,10 +79,10 @@ def _may_use(pool: PoolState, namespace: str) -> bool:
     return pool.record.kind == "default" or "*" in listed or namespace in listed
 
 
-def _forbidden(pool: str, namespace: str) -> Problem:
+def _forbidden(pool: str, namespace: str, chose: str = "") -> Problem:
     return Problem(
         "pool-forbidden",
-        f"pool {pool} does not list namespace {namespace or '(none)'}",
+        f"pool {pool}{chose}{',' if chose else ''} does not list namespace {namespace or '(none)'}",
         do="name another pool or have the namespace added to the pool",
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lab import (
+    image,
     kernel,
     lint,
     package,
@@ -56,7 +57,7 @@ def test(arguments: list[str]) -> int:
     machine = _set_up()
     setup.ensure((*packages.BENCH, *packages.METRICS, *packages.BUILD, *packages.CLOCK))
     if machine.namespaces:
-        setup.ensure((*packages.RUNTIMES, *packages.PACKAGE))
+        setup.ensure((*packages.RUNTIMES, *packages.PACKAGE, *packages.KUBERNETES))
     return testing.run(arguments)
 
 
@@ -101,6 +102,11 @@ def make_packages(arguments: list[str]) -> int:
     return package.run(arguments)
 
 
+def make_images(arguments: list[str]) -> int:
+    setup.ensure((*packages.COMMON, *packages.BUILD, *packages.PACKAGE))
+    return image.run(arguments)
+
+
 def set_up(arguments: list[str]) -> int:
     if arguments:
         return _refuse(f"setup takes no arguments, not {arguments[0]!r}")
@@ -137,6 +143,9 @@ COMMANDS = {
         bench,
     ),
     "package": Command("[--out DIR]", "a Debian package and a tarball", make_packages),
+    "image": Command(
+        "[--out DIR]", "the container images for Kubernetes, as one archive (as root)", make_images
+    ),
     "setup": Command("", "bring what is missing; the others do it by themselves", set_up),
     "help": Command("", "this text", show_help),
 }

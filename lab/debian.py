@@ -1,4 +1,5 @@
-"""A small Debian without Python, of files alone: what the packages are installed into by the tests.
+"""A small Debian without Python, of files alone: what the packages are installed into by the tests,
+and what the container image stands on.
 
 debootstrap makes it once, in `.lab`; every test that changes it has a copy. Needs root: the files
 belong to the users that the packages say.
@@ -16,6 +17,8 @@ from typing import Final
 from lab import programs
 
 SUITE: Final = "bookworm"
+INCLUDED: Final = ("iptables", "ipset")
+"""What is installed besides: what the package recommends."""
 _KEPT: Final = programs.STATE / "debian"
 
 
@@ -25,7 +28,7 @@ class DebianError(RuntimeError):
 
 def base() -> Path:
     """Return the root of the system that is copied; a minute the first time. Raises DebianError."""
-    kept = _KEPT / SUITE
+    kept = _KEPT / "-".join((SUITE, *INCLUDED))
     if not kept.exists():
         _KEPT.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="new-", dir=_KEPT) as name:
@@ -57,7 +60,13 @@ def _debootstrap(root: Path) -> None:
     if program.is_relative_to(programs.ROOT):
         env["DEBOOTSTRAP_DIR"] = str(scripts)
     done = subprocess.run(
-        [str(program), "--variant=minbase", SUITE, str(root)],
+        [
+            str(program),
+            "--variant=minbase",
+            f"--include={','.join(INCLUDED)}",
+            SUITE,
+            str(root),
+        ],
         env=env | {"LC_ALL": "C", "HOME": os.fspath(root.parent)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

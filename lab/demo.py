@@ -5,24 +5,53 @@ Runs inside the lab kernel or on a machine whose kernel has bonds and VLANs; `la
 
 from __future__ import annotations
 
-import asyncio
-import json
+import base64
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
 
 from lab import place, programs, topology
 from lab.narrator import Narrator
-from lab.place import BOND, CLUSTER, NODES, Place
+from lab.place import BOND, CLUSTER, NODES, VLANS, Place
 from lab.runtime import IFNAME, CniError, Runtime, Sandbox
 
 POOL = "ipam.com/netspace"
 APPLICATION = "ipam.com/application"
 ADDRESS = "ipam.com/ip"
 PINGS, PING_INTERVAL = 40, 0.1
+APPLY = "apply -f plan.yaml --yes"
+NETWORKS: dict[str, dict[str, Any]] = {
+    f"vlan{vlan}": {
+        "parent": BOND,
+        "vlan": vlan,
+        "ipv4": f"10.{at}.0.0/24",
+        "gateway4": f"10.{at}.0.1",
+        "ipv6": f"fd00:{at}::/64",
+        "gateway6": f"fd00:{at}::1",
+    }
+    for vlan, at in zip(VLANS, (91, 92), strict=True)
+}
+POOLS: dict[str, dict[str, Any]] = {
+    "vlan910": {
+        "tenant-a": {
+            "kind": "netspace",
+            "size": 32,
+            "namespaces": ["team-a"],
+            "pools": {"orders": {"size": 4}},
+        },
+        "default": {"kind": "default", "size": 100},
+    },
+    "vlan920": {
+        "tenant-b": {"kind": "netspace", "size": 3, "namespaces": ["team-b"], "cooldown": "0s"},
+    },
+}
+"""By network; `orders` is carved from tenant-a, and is of kind application."""
 
 
 class Demo:
@@ -51,44 +80,33 @@ class Demo:
         self.tell.step(
             "Two nodes, each with two network cards on a switch; a server on a fresh etcd"
         )
-        self.lab.make_nodes()
+        why = self.lab.make_nodes()
         self.tell.say(
             f"node1 and node2 with {' and '.join(topology.CARDS)} each; VLANs 910 and 920"
         )
+        if why:
+            self.tell.say(
+                f"{why}: instead of asking the agent, each call starts Python, which takes seconds"
+                " in the lab kernel."
+            )
         self.lab.start_server()
-        self.ctl(f"cluster create {CLUSTER}")
 
     def declare_networks(self) -> None:
         self.tell.step("The networks, which make up the total pool")
-        for vlan, v4, v6 in ((910, "10.91.0", "fd00:91:"), (920, "10.92.0", "fd00:92:")):
-            self.ctl(
-                f"network create vlan{vlan} --parent {BOND} --vlan {vlan}"
-                f" --ipv4 {v4}.0/24 --gateway4 {v4}.1 --ipv6 {v6}:/64 --gateway6 {v6}:1"
-            )
+        self.apply(NETWORKS)
         self.tell.say(self.lab.ctl("network", "list"))
 
     def carve_pools(self) -> None:
         self.tell.step("The pools, carved from the total pool and from one another")
-        for line in (
-            "tenant-a --kind netspace --network vlan910 --size 32 --namespace team-a",
-            "orders --kind application --network vlan910 --parent tenant-a --size 4",
-            "tenant-b --kind netspace --network vlan920 --size 3 --namespace team-b --cooldown 0s",
-            "default --kind default --network vlan910 --size 100",
-        ):
-            self.ctl(f"pool create {line}")
+        self.apply({name: {**NETWORKS[name], "pools": pools} for name, pools in POOLS.items()})
         self.tell.say(self.lab.ctl("pool", "list"))
 
     def prepare_nodes(self) -> None:
         self.tell.step("The agent makes the nodes ready: a bond of both cards, VLANs on it")
+        self.lab.start_agents([f"bond {BOND}", *(f"link {BOND}.{vlan}" for vlan in VLANS)])
         for node in NODES:
-            done = self.lab.on(
-                node,
-                str(programs.VENV / "bin" / "netspace-agent"),
-                "prepare",
-                "--config",
-                str(self.lab.node_config(node)),
-            )
-            self.tell.say((done.stdout + done.stderr).strip())
+            for subject, said in self.lab.put_right(node):
+                self.tell.say(f"{node}: {subject}: {said}")
             links = {link["ifname"]: link for link in self.lab.links(node)}
             bond = links.get(BOND, {}).get("linkinfo", {}).get("info_data", {})
             cards = [name for name, link in links.items() if link.get("master") == BOND]
@@ -114,9 +132,6 @@ class Demo:
             for entry in self.lab.ctl_json("address", "list")
             if entry["state"] == "used"
         }
-        vlans = {
-            network["name"]: network["vlan"] for network in self.lab.ctl_json("network", "list")
-        }
         rows = []
         for pod in self.pods.values():
             entry = held[pod.container]
@@ -124,7 +139,7 @@ class Demo:
                 [
                     f"{pod.namespace}/{pod.name}",
                     pod.node,
-                    str(vlans[entry["network"]]),
+                    str(NETWORKS[entry["network"]]["vlan"]),
                     entry["pool"],
                     entry["ipv4"],
                     entry["ipv6"],
@@ -231,15 +246,15 @@ class Demo:
         self.tell.step("A bond loses a card")
         source, target = self.pods["web-1"], self.pods["web-2"]
         active = self.active_card(source.node)
-        ping = subprocess.Popen(
-            topology.command(
-                source.netns,
-                str(programs.find("ping")),
-                *f"-n -q -c {PINGS} -i {PING_INTERVAL} -W 1 {target.addresses[0]}".split(),
+        words = f"-n -q -c {PINGS} -i {PING_INTERVAL} -W 1 {target.addresses[0]}".split()
+        ping = topology.within(
+            source.netns,
+            lambda _: subprocess.Popen(
+                [str(programs.find("ping")), *words],
+                stdout=subprocess.PIPE,
+                text=True,
+                env=programs.environment(),
             ),
-            stdout=subprocess.PIPE,
-            text=True,
-            env=programs.environment(),
         )
         time.sleep(PINGS * PING_INTERVAL / 4)
         self.lab.topology.pull(source.node, active)
@@ -269,15 +284,15 @@ class Demo:
                 for link in self.lab.links(node)
                 if link.get("linkinfo", {}).get("info_kind") == "macvlan"
             ]
-            routes = self.lab.on(node, str(programs.find("ip")), "-json", "route").stdout
+            routes = self.lab.ip(node, "route")
             self.tell.check(
                 f"{node} has no interface, route or record of a pod",
-                not pod_links and not json.loads(routes or "[]") and not self.lab.records(node),
+                not pod_links and not routes and not self.lab.records(node),
                 ", ".join([*pod_links, *self.lab.records(node)]) or "none",
             )
         pods = [name for name in topology.standing() if name.startswith(topology.netns("pod-"))]
         self.tell.check("no namespace of a pod", not pods, len(pods))
-        left = asyncio.run(self.keys())
+        left = self.keys()
         self.tell.check("no etcd key of a pod", not left, ", ".join(left) or "none")
 
     # What the steps are made of
@@ -305,10 +320,13 @@ class Demo:
 
     def pings(self, source: Sandbox, address: str, tries: int = 3) -> bool:
         words = f"-n -q -c 1 -w {tries} -W 1 {address}".split()
-        done = subprocess.run(
-            topology.command(source.netns, str(programs.find("ping")), *words),
-            capture_output=True,
-            env=programs.environment(),
+        done = topology.within(
+            source.netns,
+            lambda _: subprocess.run(
+                [str(programs.find("ping")), *words],
+                capture_output=True,
+                env=programs.environment(),
+            ),
         )
         return done.returncode == 0
 
@@ -316,19 +334,22 @@ class Demo:
         bond = next(link for link in self.lab.links(node) if link["ifname"] == BOND)
         return str(bond["linkinfo"]["info_data"].get("active_slave", ""))
 
-    def ctl(self, line: str) -> None:
-        self.tell.say(f"$ netspacectl {line}")
-        self.lab.ctl(*line.split())
+    def apply(self, networks: Mapping[str, Mapping[str, Any]]) -> None:
+        """Brings the cluster to these networks and their pools."""
+        plan = {"version": 1, "clusters": {CLUSTER: {"networks": dict(networks)}}}
+        (place.FOLDER / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
+        self.tell.say(f"$ netspacectl {APPLY}")
+        self.tell.say(self.lab.ctl(*APPLY.split()))
 
-    async def keys(self) -> list[str]:
+    def keys(self) -> list[str]:
         """The keys of holders and attachments in etcd."""
-        from statestore import Store
-
         found: list[str] = []
-        async with Store([self.lab.etcd.url]) as store:
-            for kind in ("slots", "attachments"):
-                async for page in store.pages(f"/netspace/v1/clusters/{CLUSTER}/{kind}/".encode()):
-                    found += [item.key.decode() for item in page.items]
+        for kind in ("slots", "attachments"):
+            first = f"/netspace/v1/clusters/{CLUSTER}/{kind}/"
+            span = {"key": first, "range_end": f"{first[:-1]}0"}  # '0' comes after '/'
+            asked = {name: base64.b64encode(text.encode()).decode() for name, text in span.items()}
+            answer = self.lab.etcd.request("kv/range", {**asked, "keys_only": True})
+            found += [base64.b64decode(each["key"]).decode() for each in answer.get("kvs", ())]
         return found
 
     def leave_standing(self) -> None:

@@ -20,7 +20,7 @@ from lab import programs
 
 FOLDERS: Final[Mapping[str, tuple[str, ...]]] = {
     "netspace-plugin": ("netspace", "netspace-ipam"),
-    "netspace": ("netspace-agent", "netspace-server", "netspacectl"),
+    "netspace": ("netspace-agent", "netspace-server", "netspace-controller", "netspacectl"),
 }
 """The programs of each folder; they share its libraries."""
 

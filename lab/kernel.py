@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lab import inside, memory, processes, programs, setup
+from lab import inside, launcher, memory, processes, programs, setup
 
 RUNS = programs.STATE / "run"
 _MODPROBE = programs.STATE / "modprobe"
@@ -81,6 +81,7 @@ def run(
     deliver = output or to_stdout
     end_stale_runs()
     setup.compile_sources()
+    launcher.prepare()
     _write_modprobe()
     folders = [str(Path(path).resolve()) for path in writable]
     with _run_folder() as folder, _terminal_kept():

@@ -7,6 +7,8 @@ warning is an error.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +18,10 @@ from lab import programs
 SOURCE = programs.CLONE / "cni_plugins" / "launcher" / "launcher.c"
 NAMES = ("netspace", "netspace-ipam")
 COMPILER = "gcc"
+SOCKET = "cni.sock"
+"""Where the executable of `kept` looks for its agent: in its working folder, since the nodes of a
+lab share one file system."""
+_KEPT = programs.STATE / "launcher"
 
 _WARNINGS = (
     *("-Wall", "-Wextra", "-Wpedantic", "-Werror", "-Wconversion", "-Wsign-conversion"),
@@ -51,6 +57,22 @@ def build(target: Path, defines: Mapping[str, str] | None = None) -> None:
     _compile(target, [*flags, *start, str(SOURCE), *end])
 
 
+def kept() -> Path:
+    """The executable for a lab's nodes, compiled where its source has changed. No complete plugin
+    lies beside it, so a call that finds no agent fails. Raises BuildError, programs.ProgramMissing.
+    """
+    if not _KEPT.exists() or _KEPT.stat().st_mtime < SOURCE.stat().st_mtime:
+        build(_KEPT, {"SOCKET_PATH": f'"{SOCKET}"'})
+    return _KEPT
+
+
+def prepare() -> None:
+    """Compile `kept` for the lab kernel, which sees the clone read-only; without a compiler
+    nothing happens."""
+    with contextlib.suppress(BuildError, programs.ProgramMissing, OSError):
+        kept()
+
+
 def build_sanitized(
     target: Path, defines: Mapping[str, str] | None = None, source: Path = SOURCE
 ) -> None:
@@ -65,7 +87,7 @@ def _macros(defines: Mapping[str, str] | None) -> list[str]:
 
 
 def _compile(target: Path, arguments: Sequence[str]) -> None:
-    built = target.with_name(f".{target.name}.new")
+    built = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         command = [str(programs.find(COMPILER)), *_LANGUAGE, *_WARNINGS, "-o", str(built)]
         _output([*command, *arguments])

@@ -17,6 +17,7 @@ PYTHON_FOLDERS = (
     "statestore",
     "ipam_server",
     "cni_plugins",
+    "kube_controller",
     "netspacectl",
     "lab",
     "bench",

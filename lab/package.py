@@ -28,8 +28,10 @@ from lab import freezing, launcher, package_tree, programs
 KEPT: Final = programs.STATE / "package"
 
 _SOURCES: Final = (
-    *("netspace", "hostnet", "statestore", "ipam_server", "cni_plugins", "netspacectl"),
-    *("packaging", "conf", "setup.cfg", "LICENSE", "docs/install.md"),
+    *("netspace", "hostnet", "statestore", "ipam_server", "cni_plugins", "kube_controller"),
+    *("netspacectl",),
+    *("packaging/debian", "packaging/systemd", "packaging/folder.spec", "packaging/install.sh"),
+    *("packaging/started.py", "conf", "setup.cfg", "LICENSE", "docs/install.md"),
     *("lab/freezing.py", "lab/launcher.py", "lab/package.py", "lab/package_tree.py"),
 )
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -63,12 +65,12 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, default=programs.CLONE / "dist", metavar="DIR")
     out: Path = parser.parse_args(arguments).out
     try:
-        built = build()
+        packages = build()
     except (freezing.FreezeError, launcher.BuildError) as error:
         print(f"./run package: {error}", file=sys.stderr)
         return 1
     out.mkdir(parents=True, exist_ok=True)
-    for file in (built.deb, built.tarball):
+    for file in (packages.deb, packages.tarball):
         shutil.copyfile(file, out / file.name)
         print(f"{out / file.name}  {file.stat().st_size / 2**20:.1f} MiB")
     return 0
@@ -79,6 +81,13 @@ def build() -> Built:
 
     Raises freezing.FreezeError, launcher.BuildError, programs.ProgramMissing.
     """
+    with built() as packages:
+        return packages
+
+
+@contextlib.contextmanager
+def built() -> Iterator[Built]:
+    """Build as `build` does; nobody replaces what was built as long as the context is open."""
     KEPT.mkdir(parents=True, exist_ok=True)
     with (KEPT / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -92,7 +101,7 @@ def build() -> Built:
             with tempfile.TemporaryDirectory(prefix="new-", dir=KEPT) as name:
                 _build(Path(name), epoch)
                 (Path(name) / "built").rename(place)
-    return Built(place)
+        yield Built(place)
 
 
 def version() -> str:
@@ -142,10 +151,10 @@ def _build(place: Path, epoch: int) -> None:
     frozen = place / "frozen"
     frozen.mkdir()
     freezing.freeze(frozen, epoch)
-    built = Built(place / "built")
-    package_tree.stage(frozen, built.root, epoch)
-    write_deb(built.root, built.deb, version(), epoch)
-    write_tarball(built.root, built.tarball, epoch)
+    made = Built(place / "built")
+    package_tree.stage(frozen, made.root, epoch)
+    write_deb(made.root, made.deb, version(), epoch)
+    write_tarball(made.root, made.tarball, epoch)
 
 
 def write_deb(root: Path, deb: Path, number: str, epoch: int) -> None:

@@ -29,6 +29,7 @@ PACKAGING: Final = programs.CLONE / "packaging"
 LINKS: Final = {
     "usr/sbin/netspace-agent": "../lib/netspace/netspace-agent",
     "usr/sbin/netspace-server": "../lib/netspace/netspace-server",
+    "usr/sbin/netspace-controller": "../lib/netspace/netspace-controller",
     "usr/bin/netspacectl": "../lib/netspace/netspacectl",
 }
 SETTINGS: Final = {

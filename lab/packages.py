@@ -76,6 +76,7 @@ RUNTIMES = (
     _program("runc", "runc"),
     _program("podman", "podman", "conmon"),
 )
+KUBERNETES = (_program("busybox-static", "busybox"), _program("conntrack", "conntrack"))
 PACKAGE = (
     _program("debootstrap", "debootstrap"),
     _program("systemd", "systemd-analyze"),

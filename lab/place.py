@@ -1,4 +1,4 @@
-"""Where the demo runs: etcd, the server, two nodes with their configuration, and how it all ends.
+"""Where the demo runs: etcd, the server, two nodes with their agents, and how it all ends.
 
 Everything lies in one folder; `pids` in it names the processes, so that a place that was left
 standing can be ended by another process.
@@ -14,13 +14,14 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import yaml
 
-from lab import programs, topology
+from lab import launcher, programs, topology
 from lab.etcd import Etcd
 from lab.runtime import Runtime
 from lab.server import Server, ServerError
@@ -31,6 +32,8 @@ CLUSTER = "demo"
 NODES = ("node1", "node2")
 VLANS = (910, 920)
 BOND = "bond0"
+PATIENCE = 90.0
+"""Seconds that an agent may take to make its node ready: the lab kernel is slow."""
 
 
 class PlaceError(RuntimeError):
@@ -84,16 +87,17 @@ class Place:
         except ServerError as error:
             raise PlaceError(str(error)) from error
 
-    def make_nodes(self) -> None:
-        """Makes the switch and the nodes, and writes what an admin would put on them."""
-        binaries = FOLDER / "bin"
-        binaries.mkdir()
-        for name in ("netspace", "netspace-ipam"):
-            (binaries / name).symlink_to(programs.VENV / "bin" / name)
+    def make_nodes(self) -> str:
+        """Makes the switch and the nodes, and writes what an admin would put on them. Returns why
+        the executables are the slow ones, or nothing."""
+        programs_by_name, why = executables()
         self.topology.make()
         for node in NODES:
             folder = FOLDER / node
-            folder.mkdir()
+            binaries = folder / "bin"
+            binaries.mkdir(parents=True)
+            for name, program in programs_by_name.items():
+                (binaries / name).symlink_to(program)
             config = yaml.safe_load((CONF / "node.yaml").read_text())
             # There are no Services here, so nodes need no address of their own on each VLAN.
             del config["services"]
@@ -104,11 +108,36 @@ class Place:
                 "bonds": [{"name": BOND, "slaves": list(topology.CARDS), "mode": "active-backup"}],
                 "server": {"endpoints": [f"unix://{self.socket}"]},
             }
+            config["agent"]["socket"] = str(folder / launcher.SOCKET)
             self.node_config(node).write_text(yaml.safe_dump(config))
             conflist = json.loads((CONF / "10-netspace.conflist").read_text())
             conflist["plugins"][0]["ipam"]["config"] = str(self.node_config(node))
             (folder / "10-netspace.conflist").write_text(json.dumps(conflist))
-            self.runtimes[node] = Runtime(node, folder / "10-netspace.conflist", binaries)
+            self.runtimes[node] = Runtime(node, folder / "10-netspace.conflist", binaries, folder)
+        return why
+
+    def start_agents(self, wanted: Iterable[str]) -> None:
+        """Starts the nodes' agents at once; returns when each has put right what is `wanted`, as in
+        "bond bond0", and listens."""
+        started = {node: self._start_agent(node) for node in NODES}
+        deadline = time.monotonic() + PATIENCE
+        for node, process in started.items():
+            while not self._ready(node, set(wanted)):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    said = (FOLDER / node / "log").read_text(errors="replace")[-2000:]
+                    raise PlaceError(f"the agent of {node} is not ready; its log ends:\n{said}")
+                time.sleep(0.1)
+
+    def put_right(self, node: str) -> list[tuple[str, str]]:
+        """What the node's agent has put right so far, by its log: the subject, and what was wrong
+        and was done."""
+        found = []
+        for line in (FOLDER / node / "log").read_text().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                told = json.loads(line)
+                if told["message"] == "put right":
+                    found.append((told["subject"], f"{told['found']}; {told['done']}"))
+        return found
 
     def node_config(self, node: str) -> Path:
         return FOLDER / node / "node.yaml"
@@ -120,9 +149,11 @@ class Place:
     # Running programs
 
     def ctl(self, *words: str) -> str:
-        """What `netspacectl` says; raises `PlaceError` with its one line where it fails."""
+        """What `netspacectl` says, run in the place's folder; raises `PlaceError` with its one line
+        where it fails."""
         done = subprocess.run(
             [str(programs.VENV / "bin" / "netspacectl"), *self.ctl_options(), *words],
+            cwd=FOLDER,
             capture_output=True,
             text=True,
             env=programs.environment() | {"COLUMNS": "150"},
@@ -137,19 +168,40 @@ class Place:
     def ctl_options(self) -> list[str]:
         return ["--server", f"unix://{self.socket}", "--cluster", CLUSTER]
 
-    def on(self, namespace: str, *words: str) -> subprocess.CompletedProcess[str]:
-        """Runs a program in a namespace of the topology."""
-        return subprocess.run(
-            topology.command(topology.netns(namespace), *words),
+    def ip(self, namespace: str, *words: str) -> list[dict[str, Any]]:
+        """What `ip -json` tells of a namespace of the topology."""
+        done = subprocess.run(
+            [str(programs.find("ip")), "-n", topology.netns(namespace), "-json", *words],
             capture_output=True,
             text=True,
             env=programs.environment(),
         )
+        return [each for each in json.loads(done.stdout or "[]") if each]
 
     def links(self, namespace: str) -> list[dict[str, Any]]:
         """The links of a namespace, as `ip -json -details link` tells them."""
-        done = self.on(namespace, str(programs.find("ip")), "-json", "-details", "link")
-        return [link for link in json.loads(done.stdout) if link]
+        return self.ip(namespace, "-details", "link")
+
+    def _start_agent(self, node: str) -> subprocess.Popen[bytes]:
+        program = str(programs.VENV / "bin" / "netspace-agent")
+        words = [program, "serve", "--config", str(self.node_config(node))]
+        with (FOLDER / node / "log").open("ab") as log:
+            process = subprocess.Popen(
+                topology.command(topology.netns(node), *words),
+                cwd=FOLDER,
+                env=programs.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C is for whoever ends the place.
+                start_new_session=True,
+            )
+        self._remember(process.pid)
+        return process
+
+    def _ready(self, node: str, wanted: set[str]) -> bool:
+        listens = (FOLDER / node / launcher.SOCKET).exists()
+        return listens and wanted <= {subject for subject, _ in self.put_right(node)}
 
     def _remember(self, pid: int | None) -> None:
         with (FOLDER / "pids").open("a") as pids:
@@ -159,8 +211,8 @@ class Place:
 def end() -> None:
     """Ends a place: its processes, its namespaces, its folder. Nothing of it is left."""
     if (FOLDER / "pids").exists():
-        for pid in map(int, (FOLDER / "pids").read_text().split()):
-            _end_process(pid)
+        pids = [int(pid) for pid in reversed((FOLDER / "pids").read_text().split())]
+        _end_processes(pids)
     topology.remove()
     shutil.rmtree(FOLDER, ignore_errors=True)
 
@@ -170,16 +222,28 @@ def left() -> list[str]:
     return topology.standing() + ([str(FOLDER)] if FOLDER.exists() else [])
 
 
-def _end_process(pid: int) -> None:
-    """Ends a process of ours: one that has the place's folder in its command line."""
+def executables() -> tuple[dict[str, Path], str]:
+    """The executables by name: the launcher where it can be compiled; else the complete plugins,
+    and why."""
+    try:
+        return dict.fromkeys(launcher.NAMES, launcher.kept()), ""
+    except (launcher.BuildError, programs.ProgramMissing, OSError) as error:
+        why = f"The executables' C program cannot be compiled ({str(error).splitlines()[0]})"
+        return {name: programs.VENV / "bin" / name for name in launcher.NAMES}, why
+
+
+def _end_processes(pids: Sequence[int]) -> None:
+    """Ends processes of ours: those that have the place's folder in their command line."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         for _ in range(100):
-            if not _is_ours(pid):
+            left = [pid for pid in pids if _is_ours(pid)]
+            if not left:
                 return
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
             time.sleep(0.05)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hostnet import create_netns, delete_netns, get_link, set_up
 from lab import programs, topology
 
 ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
@@ -47,16 +48,21 @@ class Sandbox:
         return topology.netns(f"pod-{self.container[:12]}")
 
     @property
+    def path(self) -> Path:
+        return topology.NETNS / self.netns
+
+    @property
     def addresses(self) -> tuple[str, ...]:
         return tuple(ip["address"].split("/")[0] for ip in self.result.get("ips", ()))
 
 
 class Runtime:
-    """A node's runtime. `conflist`: the file it reads; `binaries`: where the executables lie."""
+    """A node's runtime. `conflist`: the file it reads; `binaries`: where the executables lie;
+    `folder`: the one they are started in."""
 
-    def __init__(self, node: str, conflist: Path, binaries: Path) -> None:
+    def __init__(self, node: str, conflist: Path, binaries: Path, folder: Path) -> None:
         self.node = node
-        self._binaries = binaries
+        self._binaries, self._folder = binaries, folder
         conf = json.loads(conflist.read_text())
         self._plugin = {
             **conf["plugins"][0],
@@ -76,8 +82,8 @@ class Runtime:
             container=secrets.token_hex(32),
             annotations=annotations or {},
         )
-        topology.ip([f"netns add {sandbox.netns}"])
-        topology.ip(["link set lo up"], inside=sandbox.netns)
+        create_netns(str(sandbox.path)).close()
+        topology.within(sandbox.netns, lambda net: set_up(net, get_link(net, "lo")))
         try:
             sandbox.result = self.call("ADD", sandbox)
         except CniError:
@@ -91,16 +97,15 @@ class Runtime:
     def delete(self, sandbox: Sandbox) -> None:
         """Ends a sandbox: DEL, then its network namespace."""
         self.call("DEL", sandbox)
-        topology.ip([f"netns delete {sandbox.netns}"])
+        delete_netns(str(sandbox.path))
 
     def call(self, operation: str, sandbox: Sandbox) -> dict[str, Any]:
         """Runs the executable once in the node's network namespace; returns what it answered."""
-        path = topology.NETNS / sandbox.netns
         env = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "CNI_COMMAND": operation,
             "CNI_CONTAINERID": sandbox.container,
-            "CNI_NETNS": str(path) if path.exists() else "",
+            "CNI_NETNS": str(sandbox.path) if sandbox.path.exists() else "",
             "CNI_IFNAME": IFNAME,
             "CNI_PATH": str(self._binaries),
             "CNI_ARGS": f"K8S_POD_UID={sandbox.uid};IgnoreUnknown=1"
@@ -112,11 +117,15 @@ class Runtime:
             config["runtimeConfig"] = {ANNOTATIONS: dict(sandbox.annotations)}
         if operation != "ADD" and sandbox.result:
             config["prevResult"] = sandbox.result
-        done = subprocess.run(
-            topology.command(topology.netns(self.node), str(self._binaries / config["type"])),
-            input=json.dumps(config).encode(),
-            env=programs.environment(env),
-            capture_output=True,
+        done = topology.within(
+            topology.netns(self.node),
+            lambda _: subprocess.run(
+                [str(self._binaries / config["type"])],
+                input=json.dumps(config).encode(),
+                cwd=self._folder,
+                env=programs.environment(env),
+                capture_output=True,
+            ),
         )
         answer = json.loads(done.stdout) if done.stdout.strip() else {}
         if done.returncode != 0:

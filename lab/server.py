@@ -35,6 +35,9 @@ class Server:
     module = "ipam_server.main"
     """What is run, as `python -m` names it."""
 
+    words: tuple[str, ...] = ()
+    """What comes before `--config`."""
+
     outlives = False
 
     def __init__(self, folder: Path, url: str, **settings: Any) -> None:
@@ -53,7 +56,7 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
-        command = [sys.executable, "-m", self.module, "--config", str(self.config)]
+        command = [sys.executable, "-m", self.module, *self.words, "--config", str(self.config)]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 command if self.outlives else [*bound(), *command],

@@ -1,8 +1,8 @@
 """./run test: every test where it can run, one summary at the end.
 
-`tests/unit`, `tests/etcd`, `tests/runtime` and `tests/package` run on the machine. `tests/kernel`
-and `tests/lab` run there too where root and the kernel allow it, else together in
-one pytest inside the lab kernel: starting Python is slow in there. Both sides
+`tests/unit`, `tests/etcd`, `tests/runtime`, `tests/package` and `tests/kubernetes` run on the
+machine. `tests/kernel` and `tests/lab` run there too where root and the kernel allow it, else
+together in one pytest inside the lab kernel: starting Python is slow in there. Both sides
 run at the same time; what the lab kernel's side says is printed as a whole.
 """
 
@@ -26,6 +26,7 @@ NEEDS_NAMESPACES = "tests/kernel"
 NEEDS_BONDS = "tests/lab"
 NEEDS_RUNTIMES = "tests/runtime"
 NEEDS_ROOT = "tests/package"
+NEEDS_KUBERNETES = "tests/kubernetes"
 _LAB_SECONDS = 900.0
 _NOTHING_COLLECTED = 5
 
@@ -110,6 +111,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the tests that `arguments` choose; return the exit status."""
     kernel = probe.kernel()
     here = [*ON_ANY_KERNEL, NEEDS_NAMESPACES, NEEDS_BONDS, NEEDS_RUNTIMES, NEEDS_ROOT]
+    here.append(NEEDS_KUBERNETES)
     folders = [folder for folder in here if (programs.CLONE / folder).is_dir()]
     chosen = plan(arguments, folders, kernel)
     if chosen.lab:

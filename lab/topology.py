@@ -11,10 +11,14 @@ would; the nodes' bonds and VLAN interfaces are the agent's work, not this file'
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+from hostnet import Net, open_netns, run_in
 from lab import programs
+
+T = TypeVar("T")
 
 PREFIX = "nsdemo-"
 SWITCH = PREFIX + "switch"
@@ -85,8 +89,15 @@ def remove() -> None:
         ip(f"netns delete {name}" for name in names)
 
 
+def within(namespace: str, job: Callable[[Net], T]) -> T:
+    """What the job gives, in a thread that is in the namespace; a program that it starts is there,
+    too. Cheaper than `command`, which mounts the namespace's /sys besides."""
+    with open_netns(str(NETNS / namespace), allow_own=True) as opened:
+        return run_in(opened, job)
+
+
 def command(namespace: str, *words: str) -> list[str]:
-    """The command line that runs a program in a namespace."""
+    """The command line that runs a program in a namespace, with that one's /sys."""
     return [str(programs.find("ip")), "netns", "exec", namespace, *words]
 
 

@@ -56,6 +56,16 @@ class Connection:
 
     async def ask(self, request: h11.Request, body: bytes) -> tuple[int, bytes]:
         """Status and body of the answer. `OSError` or `h11.ProtocolError` where it breaks off."""
+        status, answer, size = await self.begin(request, body), [], 0
+        while piece := await self.more():
+            size += len(piece)
+            if size > MAX_ANSWER:
+                raise ConnectionAbortedError(f"the answer is larger than {MAX_ANSWER} bytes")
+            answer.append(piece)
+        return status, b"".join(answer)
+
+    async def begin(self, request: h11.Request, body: bytes = b"") -> int:
+        """Status of the answer, whose body comes with `more`; errors as `ask`."""
         http = self._http
         self.sent = False
         data = http.send(request) or b""
@@ -64,22 +74,36 @@ class Connection:
         data += http.send(h11.EndOfMessage()) or b""
         self.sent = True
         self._writer.write(data)
-        status, answer, size = 0, [], 0
+        while not isinstance(event := await self._next(), h11.Response):
+            pass
+        return event.status_code
+
+    async def more(self) -> bytes:
+        """The next piece of the answer's body, empty at its end; errors as `ask`."""
+        while not isinstance(event := await self._next(), h11.EndOfMessage):
+            if isinstance(event, h11.Data) and event.data:
+                return bytes(event.data)
+        return b""
+
+    async def _next(self) -> h11.Event:
         while True:
-            event = http.next_event()
+            event = self._http.next_event()
             if event is h11.NEED_DATA:
-                http.receive_data(await self._reader.read(65536))
-            elif isinstance(event, h11.Response):
-                status = event.status_code
-            elif isinstance(event, h11.Data):
-                size += len(event.data)
-                if size > MAX_ANSWER:
-                    raise ConnectionAbortedError(f"the answer is larger than {MAX_ANSWER} bytes")
-                answer.append(bytes(event.data))
-            elif isinstance(event, h11.EndOfMessage):
-                return status, b"".join(answer)
+                self._http.receive_data(await self._reader.read(65536))
             elif isinstance(event, h11.ConnectionClosed):
                 raise ConnectionResetError("the server closed the connection without an answer")
+            else:
+                assert isinstance(event, h11.Event)
+                return event
+
+    def keep_alive(self) -> None:
+        """For answers that may have nothing to say for a long time: the kernel asks whether there
+        is still somebody, and gives the connection up after half a minute without a word."""
+        tcp = self._writer.get_extra_info("socket")
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
 
     def reusable(self) -> bool:
         """Makes the connection ready for the next request, if it can take one."""

@@ -42,6 +42,7 @@ _KINDS = (
     Kind("overlap", 409, "Address ranges overlap"),
     Kind("no-space", 409, "There is not enough free address space"),
     Kind("changed", 409, "The thing was changed by somebody else meanwhile", again=True),
+    Kind("owned", 409, "The thing is somebody else's to change"),
     # Why a pod gets no address.
     Kind("pool-unknown", 404, "The pool does not exist"),
     Kind("pool-forbidden", 403, "The namespace may not use the pool"),
@@ -50,6 +51,7 @@ _KINDS = (
     Kind("pool-cooling", 503, "The pool's free addresses are in cool-down", again=True),
     Kind("address-taken", 409, "The address is taken"),
     Kind("address-cooling", 503, "The address is in cool-down", again=True),
+    Kind("address-held", 503, "The pod's predecessor holds its address", again=True),
     Kind("address-unusable", 409, "The address cannot be given to a pod"),
     Kind("family-missing", 409, "The network has no addresses of the family"),
     Kind("claim-released", 409, "The claim has been released already"),

@@ -10,9 +10,10 @@ import logging
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from netspace.problems import Problem
 
@@ -71,6 +72,13 @@ def server_context(tls: Tls) -> ssl.SSLContext:
     return context
 
 
+def open_context(tls: Tls) -> ssl.SSLContext:
+    """For a server that anybody may ask, without a certificate. `Problem` invalid."""
+    context = server_context(tls)
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 def client_context(tls: Tls) -> ssl.SSLContext:
     """For a client; it checks the server's name or address. `Problem` invalid."""
     return _made(tls, ssl.PROTOCOL_TLS_CLIENT)
@@ -103,28 +111,41 @@ def _made(tls: Tls, protocol: int) -> _Context:
 
 
 def _try_out(tls: Tls, context: _Context) -> None:
-    """Shakes hands with itself as a client that knows the authority would."""
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(tls.cert, tls.key, password="")
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.check_hostname = False
-    client.load_verify_locations(tls.ca)
-    one, other = ssl.MemoryBIO(), ssl.MemoryBIO()
-    sides = [client.wrap_bio(one, other), server.wrap_bio(other, one, server_side=True)]
-    for _ in range(4):
-        for side in sides:
-            try:
-                side.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-            except ssl.SSLError as error:
-                why = f"clients that know {tls.ca} would not take it: {explained(error)}"
-                raise _unusable(tls.cert, why) from None
-    shown: Any = sides[0].getpeercert()
+    """Shakes hands as clients that know the authority would, and notes what they are shown."""
+    try:
+        shown = shown_to_others(tls, "server")
+    except ssl.SSLError as error:
+        why = f"clients that know {tls.ca} would not take it: {explained(error)}"
+        raise _unusable(tls.cert, why) from None
     context.validity = (
         float(ssl.cert_time_to_seconds(shown["notBefore"])),
         float(ssl.cert_time_to_seconds(shown["notAfter"])),
     )
+
+
+def shown_to_others(tls: Tls, role: Literal["server", "client"]) -> dict[str, Any]:
+    """What the other side, which knows the authority, reads in the certificate (`getpeercert`): a
+    handshake in memory, in which the certificate's owner has this role. ``ssl.SSLError`` where the
+    other side would not take it, ``OSError`` where a file cannot be read."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(tls.cert, tls.key, password="")
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_mode = ssl.CERT_NONE
+    checking = server if role == "client" else client
+    checking.load_verify_locations(tls.ca)
+    checking.verify_mode = ssl.CERT_REQUIRED
+    if role == "client":
+        client.load_cert_chain(tls.cert, tls.key, password="")
+    one, other = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asking = client.wrap_bio(one, other)
+    answering = server.wrap_bio(other, one, server_side=True)
+    for _ in range(6):
+        for side in (asking, answering):
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    shown: Any = (answering if role == "client" else asking).getpeercert()
+    return dict(shown)
 
 
 def _unusable(path: Path, why: object) -> Problem:

@@ -4,7 +4,7 @@ nodes report of live attachments and what is reclaimed.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -117,10 +117,14 @@ class NodeAttachments(Answer):
     disputes: tuple[Dispute, ...] = ()
 
 
+Testimony = Literal["node", "kubernetes"]
+"""Who says that a pod is gone: its node's reports, or Kubernetes of a node that is fenced."""
+
+
 class Candidate(Answer):
-    """An address whose pod was missed by its node. `since` and `last`: seconds since it was first
-    missed and since the node's last report; `lacks`: what the proof needs still, or why it was not
-    freed. `proved`: nothing is lacking."""
+    """An address whose pod was missed by its node, or is gone by Kubernetes' word (`witness`).
+    `since` and `last`: seconds since it was first missed and since the witness's last report;
+    `lacks`: what the proof needs still, or why it was not freed. `proved`: nothing is lacking."""
 
     network: str
     slot: Natural
@@ -136,6 +140,7 @@ class Candidate(Answer):
     last: float
     proved: bool
     lacks: str
+    witness: Testimony = "node"
 
 
 class Reclaimed(Answer):

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from netspace.messages import Owner
 from netspacectl.complete import Things, names_of
 from netspacectl.words import NODE, Type, label
 
@@ -27,6 +28,20 @@ def naming(option: str, noun: str, **attributes: Any) -> Callable[[F], F]:
         shell_complete=names_of(_things(noun)),
         **attributes,
     )
+
+
+to_owner = click.option(
+    "--to",
+    "owner",
+    type=click.Choice(("kubernetes", "people")),
+    required=True,
+    help="Who looks after it from now on: its Kubernetes object, or people by netspacectl.",
+)
+
+
+def owner_of(word: str) -> Owner | None:
+    """An owner as the API has it."""
+    return "kubernetes" if word == "kubernetes" else None
 
 
 def _type(noun: str) -> Type:

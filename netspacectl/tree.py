@@ -21,6 +21,7 @@ NOUNS: Final = (
     "cluster",
     "network",
     "pool",
+    "namespace",
     "address",
     "node",
     "plan",
@@ -30,9 +31,14 @@ NOUNS: Final = (
     "change",
     "audit",
     "reclaim",
+    "import",
     "certs",
     "completion",
 )
+
+
+_MODULES: Final = {"import": "taking_over"}
+"""Where the noun cannot be the module's name."""
 
 
 def folded(line: str) -> list[str]:
@@ -182,5 +188,6 @@ class Root(Noun):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in NOUNS:
             return None
-        module = importlib.import_module(f"netspacectl.commands.{cmd_name}")
+        name = _MODULES.get(cmd_name, cmd_name)
+        module = importlib.import_module(f"netspacectl.commands.{name}")
         return cast(click.Command, module.command)

@@ -100,6 +100,7 @@ NETWORKS: Final[Sequence[Column[Network]]] = (
     Column("TOTAL", lambda network: network.total, right=True),
     Column("CARVED", lambda network: network.carved, right=True),
     Column("USED", lambda network: network.used, right=True),
+    Column("OWNER", lambda network: network.owner),
 )
 POOLS: Final[Sequence[Column[Pool]]] = (
     Column("POOL", lambda pool: pool.name),
@@ -111,6 +112,7 @@ POOLS: Final[Sequence[Column[Pool]]] = (
     Column("COOLING", lambda pool: pool.cooling, right=True),
     Column("RETAINED", lambda pool: pool.retained, right=True),
     Column("FREE", lambda pool: pool.free, right=True),
+    Column("OWNER", lambda pool: pool.owner),
     Column("NAMESPACES", lambda pool: pool.namespaces, wraps=True),
 )
 ADDRESSES: Final[Sequence[Column[AddressEntry]]] = (
@@ -137,6 +139,7 @@ NODES: Final[Sequence[Column[Node]]] = (
     Column("REPORTED", lambda node: node.reported),
     Column("LINKS", lambda node: [link.name for link in node.links], wraps=True),
     Column("USED", lambda node: node.used, right=True),
+    Column("FENCED", lambda node: node.fenced),
 )
 LINKS: Final[Sequence[Column[LinkReport]]] = (
     Column("LINK", lambda link: link.name),

@@ -21,7 +21,6 @@ from statestore.transactions import (
     decode,
     encode,
     key_value,
-    operations,
     prefix_end,
     writes,
 )
@@ -90,7 +89,7 @@ class Store:
         """Carry a transaction out. `timeout` in seconds, the store's if None."""
         before = self._connections.revision
         response: pb.TxnResponse = await self._connections.call(
-            f"a transaction of {operations(txn)} operations",
+            f"a transaction of {len(txn.then)} operations",
             lambda endpoint: endpoint.kv.Txn,
             encode(txn),
             writes(txn),

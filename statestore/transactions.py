@@ -8,6 +8,7 @@ transaction again. Everything here is pure: no I/O. The messages are those of et
 from __future__ import annotations
 
 from enum import Enum
+from typing import ClassVar, Literal
 
 import msgspec
 from pyetcd.etcdrpc import kv_pb2
@@ -90,9 +91,10 @@ class Txn(msgspec.Struct, frozen=True):
     otherwise: tuple[Op | Txn, ...] = ()
 
 
-class KeyValue(msgspec.Struct, frozen=True):
-    """A key as it stood at some revision."""
+class KeyValue(msgspec.Struct, frozen=True, gc=False):
+    """A key as it stood at some revision: it reads like the event that put it there."""
 
+    kind: ClassVar[Literal["put"]] = "put"
     key: bytes
     value: bytes
     create_revision: int
@@ -158,6 +160,9 @@ def key_value(kv: kv_pb2.KeyValue) -> KeyValue:
     return KeyValue(kv.key, kv.value, kv.create_revision, kv.mod_revision)
 
 
+# Looked up once: a message's class finds its names anew each time.
+_CREATE, _MOD, _LEASE = pb.Compare.CREATE, pb.Compare.MOD, pb.Compare.LEASE
+
 # Filled in where they stand: given to a constructor, every message would be copied into its parent.
 
 
@@ -174,13 +179,13 @@ def _compare(request: pb.Compare, compare: Compare) -> None:
     request.key = compare.key
     match compare.target:
         case Target.CREATE:
-            request.target = pb.Compare.CREATE
+            request.target = _CREATE
             request.create_revision = compare.number
         case Target.MOD:
-            request.target = pb.Compare.MOD
+            request.target = _MOD
             request.mod_revision = compare.number
         case Target.LEASE:
-            request.target = pb.Compare.LEASE
+            request.target = _LEASE
             request.lease = compare.number
 
 
@@ -188,12 +193,16 @@ def _request(request: pb.RequestOp, op: Op | Txn) -> None:
     match op:
         case Put():
             put = request.request_put
-            put.key, put.value, put.lease = op.key, op.value, op.lease
+            put.key, put.value = op.key, op.value
+            if op.lease:
+                put.lease = op.lease
         case Get():
             request.request_range.key, request.request_range.range_end = op.key, op.end
         case Delete():
             gone = request.request_delete_range
-            gone.key, gone.range_end = op.key, op.end
+            gone.key = op.key
+            if op.end:
+                gone.range_end = op.end
         case Txn():
             request.request_txn.SetInParent()
             _fill(request.request_txn, op)

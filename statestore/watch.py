@@ -49,13 +49,13 @@ LIFE = pb.RangeRequest(key=b"\0", count_only=True)
 PAUSE = 0.1
 """Seconds between a failure and the next attempt."""
 
-FETCH, PAGE = 20_000, 2000
-"""Keys asked for at once when a range is read anew, and keys that are given on at once. For each
-answer etcd 3.4 counts all that is left of the range, so that reading a large one in small answers
-takes it minutes; whoever takes in a large page keeps everybody else waiting."""
+FETCH, PAGE = 10_000, 2000
+"""Keys asked for at once when a range is read anew, and keys that are given on at once. Where etcd
+counts all that is left of the range for each answer, reading a large one in small answers takes it
+minutes; whoever takes in a large page keeps everybody else waiting."""
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One key's change at `mod_revision`; of a deleted key only the key is known."""
 
     kind: Literal["put", "delete"]

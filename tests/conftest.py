@@ -2,9 +2,9 @@
 
 A folder says what its tests need: `unit` nothing, `etcd` the etcd program,
 `kernel` network namespaces of the kernel under this process, `lab` bonds and
-VLANs too, `runtime` container runtimes and cgroups, `package` root. `./run test` starts `kernel`
-and `lab` in the lab kernel where this one does not do, so a skip for these
-reasons comes from calling pytest by hand.
+VLANs too, `runtime` container runtimes and cgroups, `package` root, `kubernetes` a
+real Kubernetes. `./run test` starts `kernel` and `lab` in the lab kernel where this one
+does not do, so a skip for these reasons comes from calling pytest by hand.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from lab import probe, programs
+from tests.kubernetes import binaries
 from tests.runtime import cgroups
 
 os.environ.update(programs.environment())
@@ -56,6 +57,8 @@ def _cannot_run(folder: str) -> str:
         return f"needs bonds and VLANs ({reason}): ./run test runs it in the lab kernel"
     if folder == "package" and (reason := probe.kernel().no_namespaces):
         return f"needs root and namespaces for a system of its own ({reason})"
+    if folder == "kubernetes" and (reason := binaries.missing()):
+        return reason
     if folder == "runtime" and (reason := cgroups.missing()):
         return reason
     return ""

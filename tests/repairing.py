@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from cni_plugins import node_config
 from cni_plugins.add import add
@@ -23,6 +24,7 @@ from netspace.messages import Network
 from netspace.upkeep import Dispute
 from tests.nodes import Node, netns_path, pod_args
 
+Work = Callable[[Host], Coroutine[Any, Any, None]]
 BOUND = 2.0
 """Seconds within which a fault is healed."""
 
@@ -37,9 +39,9 @@ class Pod:
     before: Live
 
 
-def add_pod(node: Node, container: str, netns: Netns) -> Pod:
-    """A pod with `eth0`, as ADD makes it."""
-    call = node.invocation("ADD", container, netns, node.conflist(), args=pod_args(container))
+def add_pod(node: Node, container: str, netns: Netns, **conf: Any) -> Pod:
+    """A pod with `eth0`, as ADD makes it; `conf`: what of the conflist is other than usual."""
+    call = node.invocation("ADD", container, netns, node.conflist(**conf), args=pod_args(container))
     result = node.inside(lambda host: add(host, call))
     before = look(node, netns)
     assert before is not None
@@ -87,15 +89,22 @@ class Keeper:
         self.loop.call_soon_threadsafe(tell)
 
 
-@contextmanager
-def kept(node: Node) -> Iterator[Keeper]:
+def kept(node: Node) -> AbstractContextManager[Keeper]:
     """The node looks after itself; its first look is over."""
+    return keeping(node.inside, lambda host: node_state(node, host))
+
+
+@contextmanager
+def keeping(
+    inside: Callable[[Work], None], made: Callable[[Host], Awaitable[NodeState]]
+) -> Iterator[Keeper]:
+    """The state that is made there keeps the node; its first look is over."""
     began = threading.Event()
     keepers: list[Keeper] = []
     stop = asyncio.Event()
 
     async def work(host: Host) -> None:
-        state = await node_state(node, host)
+        state = await made(host)
         keepers.append(Keeper(state, asyncio.get_running_loop()))
         task = asyncio.create_task(state.run())
         while state.looks == 0 and not task.done():
@@ -106,7 +115,7 @@ def kept(node: Node) -> Iterator[Keeper]:
         with suppress(asyncio.CancelledError):
             await task
 
-    thread = threading.Thread(target=lambda: node.inside(work))
+    thread = threading.Thread(target=lambda: inside(work))
     thread.start()
     try:
         assert began.wait(20)

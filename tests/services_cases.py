@@ -5,22 +5,25 @@ A module that imports these has the fixture `rig`.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
 import pytest
 
 import hostnet
+from cni_plugins.services import chains
 from cni_plugins.services.vmac import settings_of
 from hostnet import KernelError, Net, run_in
 from hostnet.firewall import find_firewall, read_firewall, restore
 from hostnet.sets import AddressSet, ensure_sets, read_set
 from netspace.problems import Problem
 from tests.kube_proxy import VARIABLE, Service, kube_proxy, plain_rules, program
+from tests.repairing import heals
 from tests.services_world import TCP_PORT, UDP_PORT, World, WorldNode, WorldPod, ask, world
 
 FAMILIES = ("IPv4", "IPv6")
@@ -223,21 +226,103 @@ def test_a_table_that_another_program_rewrote_is_hooked_again(rig: Rig) -> None:
 
 
 def test_a_changed_setting_is_noticed_and_set_again(rig: Rig) -> None:
-    places = rig.node.services._wanted.places
-    for value, path in settings_of(places):
-        if path[0] == "ipv6" and path[-1] == "disable_ipv6":
-            continue
-        wrong = "0" if value != "0" else "1"
-        run_in(rig.node.netns, lambda net, w=wrong, p=path: hostnet.write_sysctl(net, w, *p))  # type: ignore[misc]
+    settings = [
+        (value, path)
+        for value, path in settings_of(rig.node.services._wanted.places)
+        if (path[0], path[-1]) != ("ipv6", "disable_ipv6")
+    ]
+
+    def write(value: str, path: tuple[str, ...]) -> None:
+        run_in(rig.node.netns, lambda net: hostnet.write_sysctl(net, value, *path))
+
+    wrong = [("0" if value != "0" else "1", path) for value, path in settings]
+    for (value, path), (other, _) in zip(settings, wrong, strict=True):
+        write(other, path)
         assert rig.node.differs(), path
-        assert rig.node.keep(), path
-        assert run_in(rig.node.netns, lambda net, p=path: hostnet.read_sysctl(net, *p)) == value  # type: ignore[misc]
+        write(value, path)
+    for other, path in wrong:
+        write(other, path)
+    assert rig.node.keep()
+    assert (
+        run_in(
+            rig.node.netns,
+            lambda net: [(hostnet.read_sysctl(net, *path), path) for _, path in settings],
+        )
+        == settings
+    )
 
 
 def test_a_deleted_vmac_is_made_again_with_all_it_had(rig: Rig) -> None:
     name = rig.world.vlans[0].vmac
     run_in(rig.node.netns, lambda net: hostnet.delete_link(net, name))
     assert any("made" in line for line in rig.node.keep())
+    assert rig.reaches(rig.client, rig.remote) == EVERYTHING
+
+
+def delete_vmac(rig: Rig) -> str:
+    name = rig.world.vlans[0].vmac
+    run_in(rig.node.netns, lambda net: hostnet.delete_link(net, name))
+    return f"{name} is missing"
+
+
+def flush_chain(rig: Rig) -> str:
+    feed(rig.node, "*nat\n-F NETSPACE-SERVICES\nCOMMIT\n")
+    return "the chain NETSPACE-SERVICES (nat) has 0 rules"
+
+
+def rewrite_table(rig: Rig) -> str:
+    theirs = "-A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT"
+    feed(rig.node, f"*filter\n-F FORWARD\n{theirs}\n-A FORWARD -j NETSPACE-FORWARD\nCOMMIT\n")
+    return "FORWARD (filter) has another's rule ahead of NETSPACE-FORWARD"
+
+
+def empty_set(rig: Rig) -> str:
+    [known] = [each for each in sets_of(rig) if each.name == "netspace-vlans4"]
+    run_in(rig.node.netns, lambda net: ensure_sets(net, [replace(known, entries=frozenset())]))
+    return "the set netspace-vlans4 lacks 2 entries"
+
+
+def take_address(rig: Rig) -> str:
+    vlan = rig.world.vlans[0]
+
+    def job(net: Net) -> None:
+        link = hostnet.get_link(net, vlan.vmac)
+        hostnet.delete_address(net, link, ip_interface("10.91.0.251/24"))
+
+    run_in(rig.node.netns, job)
+    return f"{vlan.vmac} lacks the address 10.91.0.251/24"
+
+
+@pytest.mark.parametrize("harm", [delete_vmac, flush_chain, rewrite_table, empty_set, take_address])
+def test_the_agent_heals_it_within_two_seconds_and_says_so(
+    rig: Rig, harm: Callable[[Rig], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.node.keep()
+    if harm is empty_set and not sets_of(rig):
+        pytest.skip("this kernel has no sets of addresses")
+    assert rig.node.faults() == []
+    found = harm(rig)
+    assert any(found in fault for fault in rig.node.faults()), rig.node.faults()
+    rig.node.keep()
+    with rig.node.kept(), caplog.at_level(logging.WARNING):
+        harm(rig)
+        # What is done is told: to look at all that there is would keep the agent from its work.
+        heals(lambda: any(vars(r).get("subject") == "services" for r in caplog.records))
+        assert rig.node.faults() == []
+    assert rig.reaches(rig.client, rig.remote) == EVERYTHING
+
+
+def test_with_the_last_network_its_vmac_goes(rig: Rig) -> None:
+    vlans = rig.world.vlans
+    rig.world.vlans = []
+    try:
+        rig.node.keep()
+        names = {link.name for link in run_in(rig.node.netns, hostnet.list_links)}
+        assert not any(name.startswith("vmac") for name in names)
+        assert not any("NETSPACE" in chain for t in rules_of(rig.node).values() for chain in t)
+    finally:
+        rig.world.vlans = vlans
+        rig.node.keep()
     assert rig.reaches(rig.client, rig.remote) == EVERYTHING
 
 
@@ -295,14 +380,16 @@ def test_a_node_that_gets_no_address_says_why_and_keeps_the_rest(rig: Rig) -> No
 
 
 def test_a_node_that_cannot_ask_keeps_what_it_knows(rig: Rig) -> None:
-    node, vlans = rig.node, rig.world.vlans
-    rig.world.vlans = []
-    try:
-        node.restarted()
-        assert node.keep() == []
-    finally:
-        rig.world.vlans = vlans
+    rig.node.restarted()
+    assert rig.node.keep(asked=False) == []
     assert rig.reaches(rig.client, rig.remote) == EVERYTHING
+
+
+def sets_of(rig: Rig) -> list[AddressSet]:
+    """The sets that there should be; none where the kernel has no such thing."""
+    services = rig.node.services
+    assert services._ability is not None
+    return chains.sets_of(services._wanted, services._ability.kinds)
 
 
 def settle(node: WorldNode) -> None:

@@ -12,17 +12,21 @@ import select
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 from pathlib import Path
+from typing import cast
 
+from cni_plugins.attachment import Host, IpamClient
 from cni_plugins.node_config import NodeConfig, ServicesSection
-from cni_plugins.records import Record
+from cni_plugins.node_state.state import NodeState
+from cni_plugins.records import Record, Records
 from cni_plugins.results import Interface, Ip, Result
 from cni_plugins.services.keeper import NodeServices
 from cni_plugins.services.wanted import vmac_name
+from cni_plugins.wiring import HostWiring
 from hostnet import (
     Kernel,
     Macvlan,
@@ -44,8 +48,10 @@ from hostnet import (
 from netspace.messages import Allocation, Network, NetworkView, Pod, Services, Vmac
 from netspace.problems import Problem
 from tests.nodes import netns_path
+from tests.repairing import Keeper, Work, keeping
 from tests.wires import between, wire
 
+_NOBODY = cast(IpamClient, None)
 SERVICE_CIDRS = ("10.96.0.0/16", "fd00:96::/108")
 TCP_PORT, UDP_PORT = 8080, 5353
 
@@ -179,14 +185,43 @@ class WorldNode:
         self.pods.append(pod)
         return pod
 
-    def keep(self) -> list[str]:
-        """One look at everything; what it changed."""
-        networks = [vlan.network for vlan in self.world.vlans]
+    def keep(self, *, asked: bool = True) -> list[str]:
+        """One look at everything; what it changed. Not `asked`: the server says nothing."""
+        networks = [vlan.network for vlan in self.world.vlans] if asked else None
         records = [pod.record for pod in self.pods]
         return run_in(self.netns, lambda _: asyncio.run(self._keep(networks, records)))
 
-    async def _keep(self, networks: Sequence[Network], records: Sequence[Record]) -> list[str]:
+    async def _keep(
+        self, networks: Sequence[Network] | None, records: Sequence[Record]
+    ) -> list[str]:
         return await self.services(networks, records)
+
+    def faults(self) -> list[str]:
+        """What `netspace-agent diagnose` says of it."""
+        records = [pod.record for pod in self.pods]
+        return run_in(self.netns, lambda _: asyncio.run(self.services.faults(records)))
+
+    def kept(self) -> AbstractContextManager[Keeper]:
+        """The node's agent looks after it; its first look is over."""
+        records = Records(self.folder)
+        for pod in self.pods:
+            records.save(pod.record)
+        config = NodeConfig(cluster="east", node=self.name, services=self.section)
+        kernel = Kernel()
+        host = Host(
+            cluster="east", node=self.name, records=records, client=_NOBODY,
+            wiring=HostWiring(kernel), environ={},
+        )  # fmt: skip
+
+        async def state(host: Host) -> NodeState:
+            made = NodeState(config, kernel, host, self.services)
+            made.networks = [vlan.network for vlan in self.world.vlans]
+            return made
+
+        def inside(work: Work) -> None:
+            run_in(self.netns, lambda _: asyncio.run(work(host)))
+
+        return keeping(inside, state)
 
     def differs(self) -> bool:
         return run_in(self.netns, lambda _: asyncio.run(self.services.differ()))

@@ -135,6 +135,7 @@ def pod_link(record: Record) -> PodLink | None:
         mac=record.mac,
         mtu=record.mtu,
         in_container=record.in_container,
+        guard=record.guard,
         ips=tuple(result.ips),
         routes=tuple(
             msgspec.structs.replace(route, gw=gateway_of(result, route)) for route in result.routes

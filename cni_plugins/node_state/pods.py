@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final
 
 import hostnet
@@ -19,13 +20,14 @@ from cni_plugins.attachment import Host, load, log_fields, save
 from cni_plugins.locks import held
 from cni_plugins.node_state.desired import PodLink, pod_link
 from cni_plugins.node_state.faults import suspects
+from cni_plugins.node_state.guards import Guards
 from cni_plugins.node_state.links import LOCK_WAIT
 from cni_plugins.node_state.report import Change, Failure, Report
 from cni_plugins.protocol import CniError
 from cni_plugins.records import Key
 from cni_plugins.steps import in_thread
-from cni_plugins.wiring import sandbox_of
-from hostnet import Kernel, KernelError
+from cni_plugins.wiring import Plan, guarded, has_guard, make_guard, sandbox_of
+from hostnet import Kernel, KernelError, Net
 from netspace.upkeep import Dispute
 
 logger = logging.getLogger(__name__)
@@ -35,14 +37,17 @@ AT_ONCE: Final = 8
 _GONE: Final = (hostnet.NetnsMissing, hostnet.NotANetns, hostnet.OwnNetns)
 
 
-async def mend_pods(kernel: Kernel, host: Host, pods: Sequence[PodLink], report: Report) -> None:
-    """Builds missing interfaces again, gives back MTUs that went down with their parent's, and
-    takes down what is fenced."""
+async def mend_pods(
+    kernel: Kernel, host: Host, pods: Sequence[PodLink], guards: Guards, report: Report
+) -> None:
+    """Builds missing interfaces again, gives back MTUs that went down with their parent's, makes
+    filters again that were taken away, and takes down what is fenced."""
     if not pods:
         return
     forwarded = await kernel.run(None, hostnet.list_forwarded)
     found = {str(pod.key): pod for pod in suspects(pods, report.links, forwarded)}
     found |= {str(pod.key): pod for pod in pods if pod.parent in report.lowered}
+    found |= {str(pod.key): pod for pod in await guards.missing(kernel, pods)}
     by_parent: dict[str, list[PodLink]] = {}
     for pod in found.values():
         # Without its parent nothing can be built; that failure has been told.
@@ -58,7 +63,7 @@ async def mend_pods(kernel: Kernel, host: Host, pods: Sequence[PodLink], report:
         async with AsyncExitStack() as stack:
             try:
                 # An ADD that made the VLAN may take it back, and all on it.
-                lock = held(host.records.locks, f"vlan-{name}", LOCK_WAIT)
+                lock = held(host.records.locks, f"vlan-{name}", LOCK_WAIT, shared=True)
                 await stack.enter_async_context(lock)
             except CniError:
                 report.again = True
@@ -120,6 +125,11 @@ async def _mend(kernel: Kernel, host: Host, known: PodLink, report: Report) -> N
         report.failures.append(Failure(subject, str(error)))
 
 
+def _guard(plan: Plan, net: Net) -> bool:
+    link = hostnet.get_link(net, plan.ifname)
+    return guarded(plan) and not has_guard(net, link, plan) and make_guard(net, link, plan)
+
+
 async def _put_right(
     kernel: Kernel, host: Host, pod: PodLink, lowered: Mapping[str, int]
 ) -> tuple[str, str] | None:
@@ -138,6 +148,8 @@ async def _put_right(
             if not pod.fenced and link.mtu < plan.mtu and link.mtu == lowered.get(pod.parent):
                 await kernel.run(netns, lambda net: hostnet.set_mtu(net, link, plan.mtu))
                 return f"its MTU was {link.mtu}, not {plan.mtu}", "set"
+            if not pod.fenced and await kernel.run(netns, partial(_guard, plan)):
+                return "it had no filter of what it may send", "made"
             return None
     if pod.fenced:
         return None

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from cni_plugins.attachment import Host
 from cni_plugins.node_config import NodeConfig
 from cni_plugins.node_state.desired import Desired, desired
+from cni_plugins.node_state.guards import Guards
 from cni_plugins.node_state.links import Bonds, mend_links, settings_differ, settings_of
 from cni_plugins.node_state.moving import Journal
 from cni_plugins.node_state.pods import fence, mend_pods
@@ -30,10 +31,10 @@ from netspace.upkeep import Dispute
 
 logger = logging.getLogger(__name__)
 
-TICK: Final = 1.0
+TICK: Final = 0.5
 FULL: Final = 30.0
-SHORTEST: Final = 0.1
-LONG: Final = 0.5
+SHORTEST: Final = 0.5
+LONG: Final = 1.0
 _PART: Final = 4
 """Seconds from the end of a look to the next one: so many times as long as the look took, within
 these bounds."""
@@ -49,14 +50,20 @@ RETRY: Final = 5.0
 class Services(Protocol):
     """The way to Services and to the node itself: vmac, routes, chains, sets."""
 
-    async def __call__(self, networks: Sequence[Network], records: Sequence[Record]) -> list[str]:
-        """Brings it to what these want; what was changed, in words. Raises `KernelError`."""
+    async def __call__(
+        self, networks: Sequence[Network] | None, records: Sequence[Record]
+    ) -> list[str]:
+        """Brings it to what these want (networks None: the server said nothing yet); what was
+        changed, in words. Raises `KernelError`."""
 
     async def differ(self) -> bool:
         """Whether it has to be looked at; cheap, since asked every `TICK` seconds."""
 
     def rebuilt(self, key: Key) -> None:
         """The interface of this attachment was built again."""
+
+    def links(self) -> frozenset[str]:
+        """The names of its own links: news of them is news for it."""
 
 
 class NodeState:
@@ -72,6 +79,7 @@ class NodeState:
         self._kernel = kernel
         self._host = host
         self._services = services
+        self._guards = Guards()
         self._bonds = Bonds(Journal(Path(config.state_dir)))
         self._wake = asyncio.Event()
         self._one = asyncio.Lock()
@@ -100,12 +108,12 @@ class NodeState:
             records = await in_thread(self._host.records.all)
             wanted = desired(self._config, self.networks, records)
             await mend_links(self._kernel, self._host, self._bonds, wanted, report)
-            await mend_pods(self._kernel, self._host, wanted.pods, report)
+            await mend_pods(self._kernel, self._host, wanted.pods, self._guards, report)
             if self._services is not None:
                 for key in report.mended:
                     self._services.rebuilt(key)
                 try:
-                    for done in await self._services(self.networks or (), records):
+                    for done in await self._services(self.networks, records):
                         report.changes.append(Change("services", "not as it should be", done))
                 except KernelError as error:
                     report.failures.append(Failure("services", str(error)))
@@ -173,6 +181,8 @@ class NodeState:
         names = {name for parent in wanted.parents for name in (parent.master, parent.name)}
         for each in wanted.bonds:
             names |= {each.bond.name, *each.bond.slaves}
+        if self._services is not None:
+            names |= self._services.links()
         self._wanted = wanted
         self._names = frozenset(names)
         self._watched = frozenset(

@@ -69,6 +69,15 @@ class Book(msgspec.Struct, frozen=True, kw_only=True):
         found = (s for place in self.places for s in place.segments if s.network == network)
         return next(found, None)
 
+    def vmac(self, network: str) -> str:
+        """The name of the network's vmac; empty where it has none."""
+        found = (
+            place.name
+            for place in self.places
+            if any(segment.network == network for segment in place.segments)
+        )
+        return next(found, "")
+
 
 def for_families(routes: Iterable[Route], addresses: Iterable[str]) -> tuple[Route, ...]:
     """Those of the routes whose family the pod has an address of."""

@@ -116,6 +116,25 @@ def differences(wanted: Tables, present: Present) -> list[str]:
     return found
 
 
+def faults(wanted: Tables, present: Present) -> Iterator[str]:
+    """The same as it is now, and what stands ahead of ours."""
+    for table, chains in wanted.items():
+        built_in, ours = HOOKS[table]
+        there = present.rules(table, ours)
+        if there is None:
+            yield f"the chain {ours} ({table}) is missing"
+        elif there != chains[ours]:
+            yield f"the chain {ours} ({table}) has {len(there)} rules that are not ours"
+        rules = present.rules(table, built_in) or []
+        jumps = rules.count(f"-j {ours}")
+        if jumps != 1:
+            yield f"{built_in} ({table}) jumps to {ours} {jumps} times, not once"
+            continue
+        ahead = [rule for rule in rules[: rules.index(f"-j {ours}")] if _settles(rule)]
+        if ahead:
+            yield f"{built_in} ({table}) has another's rule ahead of {ours}: {ahead[0]}"
+
+
 def _settles(rule: str) -> bool:
     return any(f" -j {target}" in f" {rule}" for target in _SETTLED)
 

@@ -85,6 +85,8 @@ def remove_firewall(net: Net, ability: Ability) -> list[str]:
     return done + (ipsets.delete_sets(net, list(SET_NAMES)) if ability.kinds else [])
 
 
-def marks(net: Net, ability: Ability) -> tuple[bytes, ...]:
-    """What changes when somebody changes the rules."""
-    return tuple(fw.mark(net, firewall) for firewall in ability.firewalls.values())
+def marks(net: Net, ability: Ability) -> tuple[bytes | int, ...]:
+    """What changes when somebody changes the rules, or how many entries our sets have."""
+    rules = [fw.mark(net, firewall) for firewall in ability.firewalls.values()]
+    sizes = ipsets.set_sizes(net) if ability.kinds else {}
+    return (*rules, *(sizes.get(name, -1) for name in SET_NAMES))

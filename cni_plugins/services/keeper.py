@@ -19,6 +19,7 @@ from cni_plugins.records import Key, Record
 from cni_plugins.results import Route
 from cni_plugins.services import guard, vmac
 from cni_plugins.services.book import Book, for_families, read_book, write_book
+from cni_plugins.services.faults import services_faults
 from cni_plugins.services.wanted import (
     Wanted,
     lacks_address,
@@ -50,8 +51,8 @@ class VmacClient(Protocol):
 
 class NodeServices:
     """Call it with the networks and records to bring the node in line; what it changed, in words.
-    No networks at all means that the server was not reached: what the book says stays. Raises the
-    first `KernelError` once all that can be done is done."""
+    None for the networks means that the server was not reached: what the book says stays. Raises
+    the first `KernelError` once all that can be done is done."""
 
     def __init__(
         self, config: NodeConfig, kernel: Kernel, client: VmacClient, state_dir: Path
@@ -61,14 +62,16 @@ class NodeServices:
         self._client = client
         self._state_dir = state_dir
         self._ability: guard.Ability | None = None
-        self._marks: tuple[bytes, ...] = ()
+        self._marks: tuple[bytes | int, ...] = ()
         self._asked: dict[str, float] = {}
         self._given: dict[str, tuple[str | None, str | None]] = {}
         self._routed: dict[tuple[Key, str], tuple[Route, ...]] = {}
         self._wanted = Wanted()
         self.failures: list[KernelError] = []
 
-    async def __call__(self, networks: Sequence[Network], records: Sequence[Record]) -> list[str]:
+    async def __call__(
+        self, networks: Sequence[Network] | None, records: Sequence[Record]
+    ) -> list[str]:
         book = await in_thread(lambda: read_book(self._state_dir))
         if self._config.services is None and not book.places:
             return []
@@ -98,8 +101,12 @@ class NodeServices:
         for place in [place for place in self._routed if place[0] == key]:
             del self._routed[place]
 
+    def links(self) -> frozenset[str]:
+        """The vmacs' names."""
+        return frozenset(place.name for place in self._wanted.places)
+
     async def differ(self) -> bool:
-        """Whether rules or settings are others than they were left."""
+        """Whether rules, sets or settings are others than they were left."""
         ability, wanted = self._ability, self._wanted
         if ability is None or not wanted.places:
             return False
@@ -114,14 +121,20 @@ class NodeServices:
         """What this kernel lacks for it, in words; for `netspace-agent diagnose`."""
         return (await self._able()).missing
 
+    async def faults(self, records: Sequence[Record]) -> list[str]:
+        """What is not as the agent left it, in words; for the same."""
+        book = await in_thread(lambda: read_book(self._state_dir))
+        wanted, ability = remembered(book, records), await self._able()
+        return await self._kernel.run(None, lambda net: services_faults(net, wanted, ability))
+
     async def _decide(
-        self, networks: Sequence[Network], records: Sequence[Record], book: Book
+        self, networks: Sequence[Network] | None, records: Sequence[Record], book: Book
     ) -> Wanted:
         section = self._config.services
         if section is None:
             await self._give_back(book)
             return Wanted()
-        if not networks:
+        if networks is None:
             return remembered(book, records)
         seen = await self._kernel.run(None, vmac.look)
         for network in networks:

@@ -170,7 +170,9 @@ def _network(
     name: str, content: Mapping[Any, Any], place: str, faults: Faults
 ) -> DeclaredNetwork | None:
     before = len(faults)
-    fields = read_fields(NewNetwork, content, place, faults, without=("name",), besides=("pools",))
+    fields = read_fields(
+        NewNetwork, content, place, faults, without=("name", "owner"), besides=("pools",)
+    )
     declared_pools = [
         found
         for pool_name, pool_place, pool in _named(content, "pools", place, faults)
@@ -258,7 +260,7 @@ def _pools(
         content,
         place,
         faults,
-        without=("name", "network", "parent"),
+        without=("name", "network", "parent", "owner"),
         besides=("pools",),
     )
     if len(faults) > before:

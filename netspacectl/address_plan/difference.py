@@ -34,7 +34,7 @@ from netspacectl.address_plan.space import Block, Move, Space, ordered
 
 Kind = Literal["fabric", "cluster", "network", "pool"]
 Action = Literal["create", "change", "grow", "shrink", "delete"]
-_OWN_KEYS = frozenset({"name", "network", "parent", "ranges", "size", "revision"})
+_OWN_KEYS = frozenset({"name", "network", "parent", "ranges", "size", "revision", "owner"})
 
 
 class Thing(NamedTuple):
@@ -78,11 +78,13 @@ class Refusal(NamedTuple):
 
 @dataclass
 class Difference:
-    """`kept`: what is there, is not declared and stays, since nothing is pruned."""
+    """`kept`: what is there, is not declared and stays, since nothing is pruned. `others`: what is
+    not declared and is Kubernetes' to change."""
 
     steps: list[Step] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     kept: list[Thing] = field(default_factory=list)
+    others: list[Thing] = field(default_factory=list)
 
 
 def difference(present: Present, declared: Declared, *, prune: bool = False) -> Difference:
@@ -138,13 +140,28 @@ class _Cluster:
         if self.present is not None:
             self.networks, self.pools = self.present.networks, self.present.pools
         declared = self.declared.networks
-        self.strange_networks = [name for name in self.networks if name not in declared]
-        self.strange_pools = [name for name in self.pools if name not in self.wanted]
+        self.strange_networks = [
+            name
+            for name in self.networks
+            if name not in declared and not self._foreign_network(name)
+        ]
+        self.strange_pools = [
+            name for name in self.pools if name not in self.wanted and not self._foreign_pool(name)
+        ]
 
     def begin(self) -> None:
         if self.present is None:
             thing = Thing("cluster", "", self.name)
             self.found.steps.append(Step("create", thing, self.declared.new))
+        declared = self.declared.networks
+        self.found.others += [
+            self._network(n)
+            for n in self.networks
+            if n not in declared and self._foreign_network(n)
+        ]
+        self.found.others += [
+            self._pool(n) for n in self.pools if n not in self.wanted and self._foreign_pool(n)
+        ]
         if not self.prune:
             self.found.kept += [self._network(name) for name in self.strange_networks]
             self.found.kept += [self._pool(name) for name in self.strange_pools]
@@ -153,6 +170,13 @@ class _Cluster:
         """Networks that are not declared go with their pools, nested ones first."""
         for name in self.strange_networks if self.prune else ():
             inside = [pool for pool in self.pools.values() if pool.network == name]
+            others = sorted(pool.name for pool in inside if pool.owner is not None)
+            if others:
+                reason = (
+                    f"cannot delete: Kubernetes looks after pools in it: {', '.join(others[:5])}"
+                )
+                self.found.refused.append(Refusal(self._network(name), reason))
+                continue
             for pool in sorted(inside, key=lambda pool: pool.parent is None):
                 if pool.name not in self.wanted:
                     self._step("delete", self._pool(pool.name), None, pool.revision)
@@ -193,7 +217,13 @@ class _Cluster:
                 ranges = space.slots[pool.network].parse_ranges(pool.ranges)
                 ranges &= space.totals[pool.network]
                 space.pools[name] = Block(pool.network, pool.parent, pool.kind, ranges)
-        moves, stuck = ordered(space, list(self._moves(space)))
+        wanted = []
+        for move in self._moves(space):
+            if self._foreign_pool(move.pool):
+                self._leave(self._pool(move.pool), "its addresses")
+            else:
+                wanted.append(move)
+        moves, stuck = ordered(space, wanted)
         self.found.steps += [self._moved(move, space.slots) for move in moves]
         for move, reason in stuck:
             thing = self._pool(move.pool)
@@ -215,6 +245,9 @@ class _Cluster:
                     self._refuse(thing, Changed(key, before, after))
             before_ = as_new(NewPool, known, ranges=[], size=None)
             changed = _changed(known, before_, wanted.new)
+            if self._foreign_pool(name):
+                self._change(thing, known.revision, changed, ChangePool)
+                continue
             nesting = any(pool.parent == name for pool in self.pools.values())
             wide = sorted({*known.namespaces, *wanted.new.namespaces})
             narrowing = Changed("namespaces", known.namespaces, wanted.new.namespaces)
@@ -286,9 +319,31 @@ class _Cluster:
             if change.field not in can:
                 self._refuse(thing, change)
         possible = [change for change in changed if change.field in can]
-        if possible:
+        if possible and self._foreign(thing):
+            self._leave(thing, ", ".join(change.field for change in possible))
+        elif possible:
             request = message(**{change.field: change.after for change in possible})
             self._step("change", thing, request, revision, tuple(possible))
+
+    def _foreign_network(self, name: str) -> bool:
+        """Whether it is there and Kubernetes' to change."""
+        return name in self.networks and self.networks[name].owner is not None
+
+    def _foreign_pool(self, name: str) -> bool:
+        return name in self.pools and self.pools[name].owner is not None
+
+    def _foreign(self, thing: Thing) -> bool:
+        known = self._foreign_network if thing.kind == "network" else self._foreign_pool
+        return known(thing.name)
+
+    def _leave(self, thing: Thing, what: str) -> None:
+        self.found.refused.append(
+            Refusal(
+                thing,
+                f"{what} would change, but Kubernetes looks after it: change the object"
+                f" {thing.kind}s.ipam.netspace.io/{thing.name}, or leave it out",
+            )
+        )
 
     def _refuse(self, thing: Thing, change: Changed) -> None:
         self.found.refused.append(

@@ -26,6 +26,9 @@ def lines(found: Difference) -> Iterator[tuple[str, str]]:
         yield mark, f"{mark} {headline(step)}"
         for detail in _details(step):
             yield mark, f"    {detail}"
+    if found.others:
+        names = _few([str(thing) for thing in found.others])
+        yield KEPT, f"{KEPT} Kubernetes looks after it, left alone: {names}"
     if found.kept:
         names = _few([str(thing) for thing in found.kept])
         yield KEPT, f"{KEPT} not in the file, and kept: {names} (--prune deletes what it can)"
@@ -72,6 +75,7 @@ def document(found: Difference, done: int | None) -> dict[str, Any]:
         ],
         "refused": [{**_thing(thing), "reason": reason} for thing, reason in found.refused],
         "kept": [_thing(thing) for thing in found.kept],
+        "others": [_thing(thing) for thing in found.others],
     }
 
 

@@ -1,4 +1,7 @@
-"""What there is as a plan file, which applied to the same server changes nothing."""
+"""What there is as a plan file, which applied to the same server changes nothing.
+
+What Kubernetes looks after stands in its objects, not here, unless people's pools lie in it.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from netspacectl.address_plan.declared import VERSION
 from netspacectl.address_plan.fields import as_new, plain
 from netspacectl.address_plan.present import Present, PresentCluster, slots_of, total_of
 
-_PLACE = ("name", "network", "parent")
-"""What the place in the file says."""
+_PLACE = ("name", "network", "parent", "owner")
+"""What the place in the file says, or nobody may."""
 
 
 def document(present: Present) -> dict[str, Any]:
@@ -25,10 +28,31 @@ def document(present: Present) -> dict[str, Any]:
     }
 
 
+def left_out(present: Present) -> list[str]:
+    """What Kubernetes looks after and the file does not have."""
+    found = []
+    for cluster, known in present.clusters.items():
+        kept = _kept(known)
+        found += [f"network {cluster}/{name}" for name in sorted(known.networks.keys() - kept[0])]
+        found += [f"pool {cluster}/{name}" for name in sorted(known.pools.keys() - kept[1])]
+    return found
+
+
+def _kept(known: PresentCluster) -> tuple[set[str], set[str]]:
+    """The networks and pools in the file: people's, and those that people's lie in."""
+    pools = {name for name, pool in known.pools.items() if pool.owner is None}
+    pools |= {parent for name in pools if (parent := known.pools[name].parent) is not None}
+    networks = {name for name, network in known.networks.items() if network.owner is None}
+    return networks | {known.pools[name].network for name in pools}, pools
+
+
 def _cluster(known: PresentCluster) -> dict[str, Any]:
     networks = {}
+    kept = _kept(known)[0]
     for name, network in sorted(known.networks.items()):
-        networks[name] = plain(as_new(NewNetwork, network), without=("name",))
+        if name not in kept:
+            continue
+        networks[name] = plain(as_new(NewNetwork, network), without=("name", "owner"))
         pools = _pools(known, network, None)
         if pools:
             networks[name]["pools"] = pools
@@ -38,8 +62,9 @@ def _cluster(known: PresentCluster) -> dict[str, Any]:
 def _pools(known: PresentCluster, network: Network, parent: str | None) -> dict[str, Any]:
     slots, total = slots_of(network), total_of(network)
     written = {}
+    kept = _kept(known)[1]
     for name, pool in sorted(known.pools.items()):
-        if (pool.network, pool.parent) == (network.name, parent):
+        if name in kept and (pool.network, pool.parent) == (network.name, parent):
             written[name] = _pool(
                 pool, slots.format_ranges(slots.parse_ranges(pool.ranges) & total)
             )

@@ -82,6 +82,8 @@ def _headings(network: NetworkFigures) -> Iterator[str]:
     mapping = f", mapping {known.mapping}" if known.ipv4 and known.ipv6 else ""
     yield f"network {known.name}: {segment(network)}: {subnets}{mapping}"
     parts = [gateways(network)]
+    if known.owner is not None:
+        parts.append("Kubernetes looks after it")
     if known.exclude:
         parts.append(f"excluded {few(known.exclude)}")
     if known.range:
@@ -117,7 +119,7 @@ def _pool_rows(pools: Sequence[PoolFigures], indent: str, nested: bool = False) 
         last = nested and figures is pools[-1]
         yield (
             f"{indent}{'└─' if last else '├─'} {pool.name}",
-            pool.kind,
+            pool.kind + (" (Kubernetes)" if pool.owner else ""),
             number(pool.size),
             number(pool.used),
             number(pool.cooling),

@@ -58,7 +58,8 @@ def command(
     The difference is shown first: '+' creates, '~' changes, '-' deletes, '!' cannot be had. Nothing
     is done where anything cannot. Steps are carried out one after the other up to the first that
     fails; applying again goes on from there. What somebody else changes meanwhile is not
-    overwritten. With --cluster only that cluster's part of the file counts.
+    overwritten. With --cluster only that cluster's part of the file counts. Networks and pools that
+    Kubernetes looks after are left alone; a file that would change one is refused.
 
     With --dry-run the exit status is 5 where there is something to do.
     """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import click
 
@@ -18,6 +18,8 @@ from netspacectl.words import NODE, HostName, PersonName, label
 F = TypeVar("F", bound=Callable[..., Any])
 
 command = Noun("certs", help="Certificates for servers and for everybody who asks.")
+WEBHOOKS: Final = "netspace:webhooks"
+"""No role of a server's: the webhook asks with the controller's certificate."""
 CA_DAYS: Final = 3650
 DAYS: Final = 365
 SERVER_CONF: Final = "/etc/netspace/server.yaml"
@@ -137,8 +139,31 @@ def monitor(name: str, **where: Any) -> None:
     click.echo("next: give them to Prometheus; packaging/observability has a configuration")
 
 
+@command.command(
+    "webhook",
+    examples=["netspacectl certs webhook --host netspace-webhook.netspace-system.svc"],
+)
+@click.option(
+    "--host",
+    "hosts",
+    type=HostName(),
+    multiple=True,
+    required=True,
+    metavar="HOST",
+    help="A name or address by which the API asks it; repeatable.",
+)
+@_issued
+def webhook(hosts: tuple[str, ...], **where: Any) -> None:
+    """Make the certificate of the webhook that checks annotations.
+
+    Kubernetes' API knows it by its host. With it nobody may ask a server for anything.
+    """
+    ca_cert, *_ = _issue("webhook", "webhook", {"CN": hosts[0][:64]}, hosts=hosts, **where)
+    click.echo(f"next: the Secret netspace-webhook-tls, and {ca_cert} as its caBundle in base64")
+
+
 def _issue(
-    role: Role,
+    role: Role | Literal["webhook"],
     stem: str,
     subject: dict[str, str],
     *,
@@ -153,17 +178,16 @@ def _issue(
 
     ca_cert, ca_key = _files(ca_folder or folder, "ca")
     cert, key = _files(folder, stem)
+    organization = WEBHOOKS if role == "webhook" else ORGANIZATIONS[role]
     pair = certificates.issue(
         certificates.read_authority(ca_cert, ca_key),
-        {"O": ORGANIZATIONS[role], **subject},
+        {"O": organization, **subject},
         days,
         hosts=hosts,
-        server=role == "server",
+        server=bool(hosts),
     )
     certificates.write_pair(pair, cert, key, force=force)
-    shown = ", ".join(
-        f"{part}={value}" for part, value in {"O": ORGANIZATIONS[role], **subject}.items()
-    )
+    shown = ", ".join(f"{part}={value}" for part, value in {"O": organization, **subject}.items())
     until = pair.certificate.not_valid_after_utc.date()
     click.echo(f"{cert}: {shown}, valid until {until}")
     click.echo(f"{key}: its key, for its owner alone")

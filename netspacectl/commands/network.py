@@ -10,7 +10,7 @@ from netspace.messages import ChangeNetwork, Network, NewNetwork, Services
 from netspace.slots import Mapping, SlotError, SlotMap
 from netspacectl import exits
 from netspacectl.app import App
-from netspacectl.options import existing, naming
+from netspacectl.options import existing, naming, owner_of, to_owner
 from netspacectl.output import dump, say, write, write_list
 from netspacectl.text import printable
 from netspacectl.tree import Noun
@@ -278,6 +278,30 @@ def adopt(ctx: click.Context, names: tuple[str, ...], node: str | None, dry_run:
     if found.disagreements:
         raise click.ClickException(f"{len(found.disagreements)} networks are not as nodes report")
     ctx.exit(exits.DIFFERS if dry_run and found.make else exits.DONE)
+
+
+@command.command(
+    "hand-over",
+    examples=[
+        "netspacectl network hand-over vlan910 --to kubernetes",
+        "netspacectl network hand-over vlan910 --to people",
+    ],
+)
+@existing("network")
+@to_owner
+@click.pass_obj
+def hand_over(app: App, network: str, owner: str) -> None:
+    """Say who looks after a network from now on.
+
+    What Kubernetes looks after follows the object networks.ipam.netspace.io of the same name and is
+    changed with kubectl alone; what people look after, by netspacectl alone. Nothing else of the
+    network changes.
+    """
+    new = owner_of(owner)
+    write(
+        app.output,
+        app.ask_in_cluster(lambda client, cluster: client.hand_over_network(cluster, network, new)),
+    )
 
 
 @command.command("delete", examples=["netspacectl network delete vlan910"])

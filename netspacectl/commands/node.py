@@ -28,6 +28,20 @@ def show(app: App, node: str) -> None:
     write(app.output, app.ask_in_cluster(lambda client, cluster: client.node(cluster, node)))
 
 
+@command.command("unfence", examples=["netspacectl node unfence node-1"])
+@existing("node")
+@click.pass_obj
+def unfence(app: App, node: str) -> None:
+    """End what Kubernetes has said of a node as fenced.
+
+    A node is fenced while its Node object is deleted or tainted out-of-service. What its pods held
+    is then freed by Kubernetes' word, said twice. A node that reports, or asks for an address, ends
+    that by itself; the cluster's controller says it anew as long as it finds the node fenced.
+    """
+    app.ask_in_cluster(lambda client, cluster: client.unfence(cluster, node))
+    say(app.output, f"node {node} is not fenced")
+
+
 @command.command("delete", examples=["netspacectl node delete node-1"])
 @existing("node")
 @click.pass_obj

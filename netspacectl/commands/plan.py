@@ -26,7 +26,8 @@ def command(app: App, to: str | None) -> None:
 
     All clusters, or with --cluster one of them. Below each network stand its pools, nested ones
     below their parent, and last its total pool: what is left to carve from, its largest block, and
-    how fragmented it is (1 - largest block / free: 0 % is one piece). -o svg draws it as a picture.
+    how fragmented it is (1 - largest block / free: 0 % is one piece). What Kubernetes looks after
+    is marked so. -o svg draws it as a picture.
     """
     from netspacectl.address_plan import figures, present
 

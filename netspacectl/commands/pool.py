@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from netspace.messages import ChangePool, Elastic, NewPool, Pool, PoolKind, ResizePool
 from netspacectl.app import App
-from netspacectl.options import existing, naming
+from netspacectl.options import existing, naming, owner_of, to_owner
 from netspacectl.output import say, write, write_list
 from netspacectl.tree import Noun
 from netspacectl.views import POOLS
@@ -369,6 +369,30 @@ def shrink(app: App, pool: str, size: str | None, ranges: tuple[str, ...]) -> No
     write(
         app.output,
         app.ask_in_cluster(lambda client, cluster: client.shrink_pool(cluster, pool, resize)),
+    )
+
+
+@command.command(
+    "hand-over",
+    examples=[
+        "netspacectl pool hand-over tenant-a --to kubernetes",
+        "netspacectl pool hand-over tenant-a --to people",
+    ],
+)
+@existing("pool")
+@to_owner
+@click.pass_obj
+def hand_over(app: App, pool: str, owner: str) -> None:
+    """Say who looks after a pool from now on.
+
+    What Kubernetes looks after follows the object pools.ipam.netspace.io of the same name and is
+    changed with kubectl alone; what people look after, by netspacectl alone. Nothing else of the
+    pool changes.
+    """
+    new = owner_of(owner)
+    write(
+        app.output,
+        app.ask_in_cluster(lambda client, cluster: client.hand_over_pool(cluster, pool, new)),
     )
 
 

@@ -1,4 +1,4 @@
-"""`netspacectl reclaim`: addresses whose pods their nodes miss, freed where that is proved."""
+"""`netspacectl reclaim`: addresses whose pods a witness misses, freed where that is proved."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ COLUMNS: Sequence[Column[Candidate]] = (
     Column("NETWORK", lambda each: each.network),
     Column("POD", lambda each: _pod(each)),
     Column("NODE", lambda each: each.node),
+    Column("WITNESS", lambda each: each.witness),
     Column("MISSED FOR", lambda each: duration(round(each.since, 1)), right=True),
     Column("LAST REPORT", lambda each: duration(round(each.last, 1)), right=True),
     Column("LACKS", lambda each: each.lacks or "nothing: the next round frees it", wraps=True),
@@ -39,8 +40,10 @@ def command(app: App, dry_run: bool) -> None:
 
     The leader does so by itself every few seconds. A proof takes two reports of the pod's node, a
     grace period apart, that miss the interface, and none between them that has it. A node that is
-    silent proves nothing: `netspacectl address release` takes your word for it.
-    Candidates are addresses that the last report of their node missed.
+    silent proves nothing: `netspacectl address release` takes your word for it. Of a node that is
+    fenced (its Node object deleted, or tainted out-of-service) Kubernetes is the witness instead:
+    twice, a grace period apart, it must say that the pod is gone, and the node must stay silent.
+    Candidates are addresses that the last report of a witness missed.
     """
     if dry_run:
         answer = app.ask_in_cluster(lambda client, cluster: client.reclaimable(cluster))
@@ -55,7 +58,7 @@ def command(app: App, dry_run: bool) -> None:
     if answer.left:
         write_list(app.output, COLUMNS, answer.left)
     else:
-        click.echo("no candidates: every node's last report has all that its pods hold")
+        click.echo("no candidates: every witness's last report has all that pods hold")
 
 
 def _pod(each: Candidate) -> str:

@@ -15,6 +15,7 @@ from ipam_server.reclaiming import Reclaiming
 from ipam_server.service import ClusterService
 from ipam_server.term import Limits
 from lab.etcd import Etcd
+from netspace.kubernetes import Fencing, GoneHolder, SetNamespace
 from netspace.messages import (
     AllocateRequest,
     Allocation,
@@ -84,6 +85,34 @@ def released(request: AllocateRequest, given: Allocation) -> ReleaseRequest:
         claim=request.claim,
         generation=given.generation,
     )
+
+
+def test_what_a_controller_said_is_as_in_the_snapshot_and_a_living_node_loses_nothing(
+    etcd: Etcd, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with serving(etcd.url, limits=LIMITS) as directory:
+            service = await make(directory)
+            pod = ask("c1", "p1")
+            held = await service.allocate(pod)
+            chosen = SetNamespace(selection=Selection(netspace="main"))
+            await service.set_namespace("shop", chosen)
+            gone = [GoneHolder(network="red", slot=held.slot, generation=held.generation)]
+            seen = (await service.node_attachments("node-1")).revision
+            await service.fence("node-1", Fencing(seen=seen, why="deleted", gone=gone))
+            await save(etcd, tmp_path / "snapshot")
+            await service.unset_namespace("shop")
+            await report(service, live(pod, held))
+        async with restored(etcd, tmp_path / "snapshot") as service:
+            assert [each.namespace for each in await service.namespaces()] == ["shop"]
+            assert (await service.fencing("node-1")).gone == 1
+            await asyncio.sleep(GRACE)
+            await report(service, live(pod, held))
+            assert service.state.fenced == {}
+            assert (await service.reclaim()).freed == []
+            assert (await service.inspect()).findings == []
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("token", ["", "anew"], ids=["same cluster id", "another cluster id"])

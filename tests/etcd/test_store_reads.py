@@ -122,3 +122,24 @@ def test_reading_from_nowhere_is_unavailable_in_time() -> None:
             assert "refused" in status.error
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 64])
+def test_pages_leave_nothing_out_where_keys_are_numbers_with_gaps(
+    shared_etcd: Etcd, prefix: bytes, size: int
+) -> None:
+    # Close together, far apart, in two groups, and up to the last number there is.
+    numbers = [*range(120), *range(500, 5000, 300), 0xF000, 0xFFFE, 0xFFFF]
+    keys = [prefix + group + b"%04x" % number for group in (b"a/", b"b/") for number in numbers]
+    keys += [prefix + b"b/0000x", prefix + b"c"]
+
+    async def scenario() -> None:
+        async with Store([shared_etcd.url]) as store:
+            for at in range(0, len(keys), 100):
+                await store.txn(Txn(then=tuple(Put(key, b"") for key in keys[at : at + 100])))
+            pages = [page async for page in store.pages(prefix, size=size)]
+            assert [kv.key for page in pages for kv in page.items] == sorted(keys)
+            assert all(0 < len(page.items) <= size for page in pages)
+            assert len({page.revision for page in pages}) == 1
+
+    asyncio.run(scenario())

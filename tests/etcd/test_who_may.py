@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lab.server import Server, until
 from netspace import messages as m
 from netspace.callers import Caller, enter
 from netspace.http_client import HttpClient
+from netspace.kubernetes import Fencing, GoneHolder
 from netspace.problems import Problem
 from netspace.tls import Tls
 from netspacectl.app import App
@@ -163,7 +164,9 @@ def test_certificates_of_the_command_let_everybody_in_as_what_they_are(world: Wo
             network = m.NewNetwork(name="red", ipv4="10.9.0.0/24")
             assert (await refused(controller.create_network("east", network))).code == "forbidden"
             await admin.create_network("east", network)
-            pool = m.NewPool(name="all", kind="default", network="red", size="16", cooldown=0)
+            pool = m.NewPool(
+                name="all", kind="default", network="red", size="16", cooldown=0, owner="kubernetes"
+            )
             await controller.create_pool("east", pool)
 
             mine = await one.allocate("east", wanted(1, "node-1"))
@@ -209,6 +212,70 @@ def test_certificates_of_the_command_let_everybody_in_as_what_they_are(world: Wo
                 " for admins, controllers of the cluster"
             )
             assert "O=netspace:admins" in found.do
+
+    asyncio.run(run())
+
+
+def test_a_controller_looks_after_what_kubernetes_owns_and_nothing_else(world: World) -> None:
+    async def run() -> None:
+        async with (
+            world.client("admin-alice") as admin,
+            world.client("controller-east") as controller,
+            world.client("node-east-node-1") as node,
+        ):
+            await admin.create_cluster(m.NewCluster(name="east"))
+            await admin.create_cluster(m.NewCluster(name="west"))
+            blue = m.NewNetwork(name="blue", ipv4="10.8.0.0/24", owner="kubernetes")
+            assert (await controller.create_network("east", blue)).owner == "kubernetes"
+            assert (await refused(controller.create_network("west", blue))).code == "forbidden"
+            assert (await refused(node.create_network("east", blue))).code == "forbidden"
+            await admin.create_network("east", m.NewNetwork(name="red", ipv4="10.9.0.0/24"))
+            theirs = m.NewPool(
+                name="team", kind="netspace", network="red", size="16", namespaces=["*"]
+            )
+            await admin.create_pool("east", theirs)
+            # An application's pool nests in anybody's.
+            nested = m.NewPool(
+                name="db", kind="application", network="red", parent="team", size="4",
+                owner="kubernetes",
+            )  # fmt: skip
+            await controller.create_pool("east", nested)
+            owned: tuple[Awaitable[object], ...] = (
+                controller.change_pool(
+                    "east", "team", m.ChangePool(cooldown=1, owner="kubernetes")
+                ),
+                controller.delete_pool("east", "team", "kubernetes"),
+                controller.delete_network("east", "red", "kubernetes"),
+                admin.grow_pool("east", "db", m.ResizePool(size="1")),
+                admin.change_network("east", "blue", m.ChangeNetwork(mtu=9000)),
+                admin.delete_pool("east", "db"),
+            )
+            forbidden: tuple[Awaitable[object], ...] = (
+                controller.delete_pool("east", "db"),
+                controller.change_pool("east", "db", m.ChangePool(cooldown=1)),
+                controller.hand_over_pool("east", "team", "kubernetes"),
+                node.set_namespace("east", "shop", m.Selection(netspace="team")),
+                node.fence("east", "node-1", Fencing(seen=1, why="deleted", gone=[])),
+            )
+            for each in owned:
+                assert (await refused(each)).code == "owned"
+            for each in forbidden:
+                assert (await refused(each)).code == "forbidden"
+            held = await node.allocate("east", wanted(1, "node-1", "10.9.0.13"))
+            gone = [GoneHolder(network="red", slot=held.slot, generation=held.generation)]
+            seen = (await controller.node_attachments("east", "node-1")).revision
+            said = Fencing(seen=seen, why="out-of-service", gone=gone)
+            assert (await controller.fence("east", "node-1", said)).gone == 1
+            assert (await controller.fencing("east", "node-1")).why == "out-of-service"
+            await node.report_node("east", "node-1", m.NodeReport(version="1"))
+            assert (await refused(controller.fencing("east", "node-1"))).code == "not-found"
+            await controller.unfence("east", "node-1")
+            await controller.set_namespace("east", "shop", m.Selection(netspace="team"))
+            assert [each.namespace for each in await controller.namespaces("east")] == ["shop"]
+            await controller.unset_namespace("east", "shop")
+            assert (await admin.hand_over_pool("east", "db", None)).owner is None
+            await admin.delete_pool("east", "db")
+            await controller.delete_network("east", "blue", "kubernetes")
 
     asyncio.run(run())
 
@@ -316,6 +383,7 @@ def test_every_kind_of_change_is_remembered_with_who_before_and_after(etcd: Etcd
             assert not (await service.operator_release(release)).released
             with pytest.raises(Problem):
                 await service.reserve(m.Reserve(network="red", address="10.0.0.0"))
+            enter(Caller("admin", name="alice"))
             await service.delete_pool("main")
             await service.delete_network("red")
             found: list[m.Audited] = []
@@ -354,7 +422,8 @@ def test_every_kind_of_change_is_remembered_with_who_before_and_after(etcd: Etcd
     ]
     assert [each.revision for each in found] == sorted({each.revision for each in found})
     assert {each.who for each in found[:6]} == {"admin alice"}
-    assert {each.who for each in found[6:]} == {"the controller of cluster blue"}
+    assert {each.who for each in found[6:9]} == {"the controller of cluster blue"}
+    assert {each.who for each in found[9:]} == {"admin alice"}
     assert (found[2].before, found[2].after) == ({"mtu": 0}, {"mtu": 9000})
     assert (found[3].before, found[3].after) == ({"cooldown": 0.0}, {"cooldown": 5.0})
     assert found[4].before == {"ranges": ["10.0.0.1-10.0.3.232"]}

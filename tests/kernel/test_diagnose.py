@@ -10,7 +10,7 @@ import pytest
 
 from cni_plugins import diagnosis, node_config
 from cni_plugins.attachment import Host
-from cni_plugins.diagnosis import Finding
+from cni_plugins.findings import Finding, told
 from hostnet import (
     Kernel,
     Net,
@@ -78,7 +78,7 @@ def test_a_node_that_is_well_has_no_faults_and_is_not_changed(node: Node, pod: P
     assert any("its gateway 10.1.0.1 answers on up0" in line for line in said), said
     assert any("its gateway fd00:1::1 answers on up0" in line for line in said), said
     assert any("1 interfaces are there" in line for line in said)
-    assert not diagnosis.told([f for f in found if "kernel" not in f.subject], said.append)
+    assert not told([f for f in found if "kernel" not in f.subject], said.append)
 
 
 def test_every_fault_is_named_with_what_to_do(node: Node, pod: Pod) -> None:
@@ -91,7 +91,7 @@ def test_every_fault_is_named_with_what_to_do(node: Node, pod: Pod) -> None:
     assert any("arp_ignore is 0, not 1" in line for line in said), said
     assert any("interface eth0 of c1: not up on up0" in line for line in said), said
     assert all(finding.do for finding in found if finding.verdict != "ok")
-    assert diagnosis.told(found, said.append)
+    assert told(found, said.append)
     run_in(node.netns, lambda net: set_up(net, get_link(net, "up0")))
 
 

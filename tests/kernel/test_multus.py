@@ -146,8 +146,15 @@ def test_one_interface_has_the_default_routes(lab: Lab) -> None:
 
 
 def test_where_several_bring_default_routes_the_first_keeps_them(lab: Lab) -> None:
-    lab.attach(("eth0", lab.eth0(), {}), ("net2", CONFIGS["front"], {}))
+    attachments: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = [
+        ("eth0", lab.eth0(), {}),
+        ("net2", CONFIGS["front"], {}),
+    ]
+    answers = lab.attach(*attachments)
     assert {ifname for _, ifname in default_routes(lab.pod)} == {"eth0"}
+    for (ifname, conf, _), answer in zip(attachments, answers, strict=True):
+        checked = lab.call("CHECK", ifname, {**conf, "prevResult": answer.json}, {})
+        assert checked.status == 0, checked
     detach_all(lab)
 
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 
 import msgspec
 import pytest
-from scapy.layers.l2 import ARP
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import ARP, Ether
 
 from cni_plugins.attachment import Host
 from cni_plugins.records import Key, Records
 from cni_plugins.results import encode_result
 from hostnet import (
+    KernelError,
+    Net,
     delete_link,
+    forget_filter,
     get_link,
     read_sysctl,
     run_in,
@@ -37,7 +42,7 @@ from tests.repairing import (
     node_state,
     reconciled,
 )
-from tests.wires import Tap, namespaces
+from tests.wires import Tap, namespaces, send_from, send_here, wire
 
 
 @pytest.fixture
@@ -124,6 +129,46 @@ def test_many_interfaces_that_are_gone_at_once_are_all_built_again(node: Node) -
                 delete_pod(node, pod)
 
 
+def test_a_filter_of_sources_that_was_taken_away_is_made_again(node: Node, pod: Pod) -> None:
+    mac = run_in(pod.netns, lambda net: get_link(net, "eth0")).mac
+    address = next(a.partition("/")[0] for a in pod.before.addresses if "." in a)
+    own, spoofed = (
+        bytes(Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / IP(src=source, dst="10.1.0.9") / UDP())
+        for source in (address, "10.1.0.1")
+    )
+
+    def sent() -> set[bytes]:
+        """What of both leaves the pod."""
+        with Tap(node.netns, "up0") as tap:
+            send_from(pod.netns, "eth0", [spoofed, own])
+            seen = tap.frames(5, lambda frames: any(bytes(frame) == own for frame in frames))
+        return {bytes(frame) for frame in seen} & {own, spoofed}
+
+    assert sent() == {own}
+    run_in(pod.netns, _unfiltered)
+    assert sent() == {own, spoofed}
+    assert "it had no filter of what it may send" in str(reconciled(node).changes[0])
+    assert sent() == {own}
+    assert reconciled(node).changes == []
+
+
+def test_a_pod_that_may_send_under_any_address_gets_no_filter(node: Node) -> None:
+    with namespaces(1) as (netns,):
+        pod = add_pod(node, "c1", netns, guardSources=False)
+        reconciled(node)
+        assert not run_in(netns, _filtered)
+        assert reconciled(node).changes == []
+        assert not run_in(netns, _filtered)
+        delete_pod(node, pod)
+
+
+def test_nothing_of_a_filter_stays_behind_its_interface(node: Node) -> None:
+    with namespaces(1) as (netns,):
+        delete_pod(node, add_pod(node, "c1", netns))
+        wire(netns, "eth0", node.netns, "other0")
+        assert not run_in(netns, _filtered)
+
+
 def test_an_attachment_that_a_call_is_at_work_on_is_left_to_it(node: Node, pod: Pod) -> None:
     run_in(pod.netns, lambda net: delete_link(net, "eth0"))
     key = Key("c1", "eth0")
@@ -181,6 +226,20 @@ def test_a_dispute_about_nobodys_slot_takes_nothing_down(node: Node, pod: Pod) -
     with kept(node) as keeper:
         keeper.fence(_dispute(other=False))
     assert as_before(node, pod)
+
+
+def _filtered(net: Net) -> bool:
+    """Whether a frame that is nobody's is dropped: the sender is told."""
+    frame = bytes(Ether(src="02:00:00:00:00:99", dst="ff:ff:ff:ff:ff:ff") / IP(src="10.9.9.9"))
+    return send_here("eth0", [frame]) == 0
+
+
+def _unfiltered(net: Net) -> None:
+    """What a pod with CAP_NET_ADMIN can do."""
+    forget_filter(net, "eth0")
+    link = get_link(net, "eth0")
+    with suppress(KernelError):
+        net.change("open", "eth0", "tc", "del", kind="clsact", index=link.index)
 
 
 def _dispute(*, other: bool) -> Dispute:

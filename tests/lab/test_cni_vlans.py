@@ -23,6 +23,7 @@ from hostnet import Kernel, Netns, Observer, bond_state, delete_link, ensure_vla
 from ipam_server.client import Client
 from netspace.messages import NewPool
 from netspace.problems import Problem
+from tests.agents import WAYS, by
 from tests.node_fixtures import CLUSTER
 from tests.nodes import IpamServer, Node, dual_stack, links, pod_args, used
 from tests.wires import InjectedError, Tap, fail_after, namespaces, wire
@@ -153,14 +154,22 @@ def test_a_failure_after_every_single_change_leaves_no_vlan_that_the_add_made(la
             assert links(lab.node.netns) == before, f"after {number}, {changes[number]}"
 
 
-def test_the_executable_says_the_whole_result_of_a_pod_on_a_vlan_over_a_bond(lab: Lab) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_the_executable_says_the_whole_result_of_a_pod_on_a_vlan_over_a_bond(
+    lab: Lab, way: str
+) -> None:
     lab.prepare()
-    with namespaces(1) as (pod,):
-        answer = lab.node.call("ADD", "c1", pod, lab.node.conflist(), args=pod_args("web-0"))
+    with namespaces(1) as (pod,), by(way, lab.node) as node:
+        answer = node.call("ADD", "c1", pod, node.conflist(), args=pod_args("web-0"))
         assert answer.status == 0, answer
         assert [interface["name"] for interface in answer.json["interfaces"]] == ["eth0"]
         assert (len(answer.json["ips"]), len(answer.json["routes"])) == (2, 2)
-        lab.delete()
+        vlan = run_in(node.netns, lambda net: get_link(net, "bond0.910"))
+        assert run_in(pod, lambda net: get_link(net, "eth0").parent) == vlan.index
+        checked = node.conflist(prevResult=answer.json)
+        assert node.call("CHECK", "c1", pod, checked).status == 0
+        assert node.call("DEL", "c1", pod, node.conflist()).status == 0
+        assert (links(pod), node.records(), used(lab.server, CLUSTER)) == ([], [], 0)
 
 
 def test_a_network_without_a_vlan_lies_on_the_bond_itself(lab: Lab) -> None:

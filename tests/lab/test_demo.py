@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -11,7 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import place, programs, topology
+from cni_plugins import agent_status
+from lab import launcher, place, programs, topology
 
 DEMO = [sys.executable, "-u", "-m", "lab.demo"]
 
@@ -39,6 +41,11 @@ def test_every_check_passes_and_a_kept_lab_can_be_looked_at_and_ended() -> None:
     assert found is not None
     assert int(found[1]) >= 29
 
+    for node in place.NODES:
+        status = json.loads(agent_status.ask(place.FOLDER / node / launcher.SOCKET, "status"))
+        assert status["calls"]["ADD"]["done"] >= 3, "the executables did not ask the agent"
+        assert status["attachments"] == 1
+
     pods = [name for name in topology.standing() if name.startswith(topology.netns("pod-"))]
     assert len(pods) == 2
     (ping,) = re.findall(r"\./run lab (ip netns exec .* ping .*)", done.stdout)
@@ -64,7 +71,7 @@ def test_an_interrupted_demo_leaves_nothing() -> None:
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if "network create" in line:
+            if "netspacectl apply" in line:
                 break
         assert place.left() != []
         time.sleep(0.1)
@@ -72,6 +79,18 @@ def test_an_interrupted_demo_leaves_nothing() -> None:
         assert "interrupted" in process.stdout.read()
         assert process.wait(30) == 130
     assert place.left() == []
+
+
+def test_without_a_compiler_the_complete_plugins_are_run_and_it_is_said_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing() -> None:
+        raise programs.ProgramMissing(launcher.COMPILER)
+
+    monkeypatch.setattr(launcher, "kept", missing)
+    executables, why = place.executables()
+    assert executables == {name: programs.VENV / "bin" / name for name in launcher.NAMES}
+    assert "'gcc' is missing" in why
 
 
 def test_an_option_that_is_not_understood_is_refused() -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 
 import netspace
 from cni_plugins.protocol import VERSIONS
-from hostnet import Netns
+from cni_plugins.services.wanted import vmac_name
+from hostnet import Netns, list_routes, run_in
 from lab.package import Built
 from lab.package_tree import PACKAGING
 from netspacectl import commands
@@ -23,7 +25,7 @@ from tests.nodes import links, netns_path, pod_args
 from tests.package.system import PATH, System, until
 from tests.wires import namespaces, wire
 
-PROGRAMS = ("netspace-agent", "netspace-server", "netspacectl")
+PROGRAMS = ("netspace-agent", "netspace-server", "netspace-controller", "netspacectl")
 EXECUTABLES = ("netspace", "netspace-ipam")
 COMMANDS = sorted(path.stem for path in Path(commands.__path__[0]).glob("[a-z]*.py"))
 _containers = count()
@@ -153,10 +155,10 @@ def test_a_pod_comes_and_goes_without_an_agent(node: Node) -> None:
     assert links(node.pod) == []
 
 
-def test_a_pod_comes_and_goes_with_the_agent_and_its_units_rights(
-    node: Node, tmp_path: Path
-) -> None:
-    log = tmp_path / "log"
+@contextmanager
+def agent_of(node: Node, folder: Path) -> Iterator[None]:
+    """Its agent, with the unit's rights."""
+    log = folder / "log"
     agent = node.system.start(
         "netspace-agent", "serve", netns=node.netns, log=log, before=as_the_unit()
     )
@@ -164,6 +166,17 @@ def test_a_pod_comes_and_goes_with_the_agent_and_its_units_rights(
         socket = node.system.root / "run/netspace/cni.sock"
         until(lambda: socket.exists() or agent.poll() is not None, "the agent listens")
         assert agent.poll() is None, log.read_text()
+        yield
+    finally:
+        agent.terminate()
+        agent.wait(60)
+    assert agent.returncode == 0, log.read_text()
+
+
+def test_a_pod_comes_and_goes_with_the_agent_and_its_units_rights(
+    node: Node, tmp_path: Path
+) -> None:
+    with agent_of(node, tmp_path):
         container = f"c{next(_containers)}"
         # Without the complete plugin: it is the agent that answers.
         plugin = node.system.root / "opt/cni/bin/netspace-plugin"
@@ -177,7 +190,29 @@ def test_a_pod_comes_and_goes_with_the_agent_and_its_units_rights(
             assert links(node.pod) == []
         finally:
             plugin.with_name("elsewhere").rename(plugin)
-    finally:
-        agent.terminate()
-        agent.wait(60)
-    assert agent.returncode == 0, log.read_text()
+
+
+def test_the_agent_makes_the_way_to_services_with_its_units_rights(
+    node: Node, tmp_path: Path
+) -> None:
+    services = {"cidrs": ["10.96.0.0/16", "fd00:96::/108"]}
+    config = {"cluster": "prod", "node": "node-1"}
+    node.system.write("etc/netspace/node.yaml", {**config, "services": services})
+    well = "services: chains, hooks, sets and settings are ours"
+
+    def diagnosed() -> str:
+        words = ("sh", "-c", "netspace-agent diagnose || true")
+        return node.system.run(*words, netns=node.netns)[0]
+
+    with agent_of(node, tmp_path):
+        vmac = vmac_name("up0", None)
+        until(lambda: vmac in links(node.netns), "there is a vmac")
+        until(lambda: well in diagnosed(), "the way to Services is made")
+        container = f"c{next(_containers)}"
+        node.call("ADD", container)
+        routes = run_in(node.pod, list_routes)
+        assert "10.96.0.0/16" in {str(each.route.destination) for each in routes}
+        node.call("DEL", container)
+    node.system.write("etc/netspace/node.yaml", config)
+    with agent_of(node, tmp_path):
+        until(lambda: vmac not in links(node.netns), "the vmac is gone")

@@ -82,8 +82,11 @@ class Caller:
 class Served:
     """The agent that serves `socket`, and its node."""
 
-    def __init__(self, bench: Bench, agent: Agent, path: Path, config: Path) -> None:
+    def __init__(
+        self, bench: Bench, agent: Agent, path: Path, config: Path, witness: Witness | None
+    ) -> None:
         self.bench, self.agent, self.socket, self.config = bench, agent, path, config
+        self.witness = witness
         self._callers: list[Caller] = []
 
     async def connect(self) -> Caller:
@@ -144,9 +147,9 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    folder: Path, witness: Witness | None = None, **limits: Any
+    folder: Path, witness: Witness | Callable[[Hosts], Witness] | None = None, **limits: Any
 ) -> AsyncIterator[Served]:
-    """An agent with these limits on a fresh node."""
+    """An agent with these limits on a fresh node; a witness may be made for its hosts."""
     bench = Bench(folder / "state")
     config = folder / "node.yaml"
     config.write_text(
@@ -161,14 +164,15 @@ async def served(
     )
 
     def in_memory(host: Host) -> Host:
-        return bench.host(cluster=host.cluster, lock_wait=5)
+        return bench.host(cluster=host.cluster, lock_wait=5, pods=host.pods)
 
     hosts = Hosts(bench.wiring, {}, in_memory)
-    agent = Agent(hosts, AgentSection(**limits), witness)
+    told = witness if witness is None or isinstance(witness, Witness) else witness(hosts)
+    agent = Agent(hosts, AgentSection(**limits), told)
     path = folder / "cni.sock"
     listener = listening(path)
     agent.serve(listener)
-    serving = Served(bench, agent, path, config)
+    serving = Served(bench, agent, path, config, told)
     try:
         yield serving
     finally:

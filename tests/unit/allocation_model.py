@@ -78,6 +78,8 @@ class Model:
     flying: set[Slot] = field(default_factory=set)
     story: dict[Slot, list[tuple[Name | None, str]]] = field(default_factory=dict)
     resizing: set[str] = field(default_factory=set)
+    defaults: dict[str, Selection] = field(default_factory=dict)
+    """What namespaces choose."""
 
     def carvable(self, network: str, parent: str | None, now: int) -> set[int]:
         """What a pool may take: of its parent what nobody holds and what does not rest there, else
@@ -198,8 +200,9 @@ class Model:
     ) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
         """The pool (or a problem's code), the addresses and the families wished for."""
         own, default = request.selection, request.default
-        families = own.families or default.families
-        chosen = own if _names(own) or own.ip else default
+        between = self.defaults.get(request.pod.namespace, Selection())
+        families = own.families or between.families or default.families
+        chosen = own if _names(own) or own.ip else between if _names(between) else default
         addresses = chosen.ip
         if _names(chosen):
             return self._named(request, chosen), addresses, families
@@ -254,7 +257,9 @@ class Model:
         if slot in self.held:
             if self._gone(slot, request):
                 return Expected("taken-over", (slot,), kept)
-            return Expected("address-taken")
+            own = self.held[slot].name
+            mine = own is not None and own == _name(request)
+            return Expected("address-held" if mine else "address-taken")
         past = self.past.get(slot)
         name = _name(request)
         if self.cooling(slot, now) and not (past and name and past.name == name):
@@ -286,6 +291,9 @@ class Model:
         if gone:
             # Which of several is left open.
             return Expected("taken-over", tuple(gone), kept)
+        sticks = self.pools[pool].kind == "application" or self.pools[pool].retention > 0
+        if sticks and any(s in self.held and self.owner(s) == pool for s in known):
+            return Expected("address-held")
         free = self.free(pool)
         ordered = sorted((s for s in free if s in self.past), key=lambda s: self.past[s].order)
         mine = [slot for slot in ordered if name is not None and self.past[slot].name == name]

@@ -247,6 +247,8 @@ def summary(state: ClusterState) -> dict[str, Any]:
         "strays": state.strays,
         "buried": state.buried,
         "disputed": state.disputed,
+        "fenced": state.fenced,
+        "namespaces": state.namespaces,
     }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ipam_server.client import Client
+from netspace.kubernetes import NamespaceDefault
 from netspace.messages import (
     AddressEntry,
     AddressHistory,
@@ -28,6 +29,7 @@ from netspace.messages import (
     NewPool,
     Node,
     OperatorRelease,
+    Owner,
     Pool,
     Released,
     Reserve,
@@ -57,6 +59,7 @@ class MemoryClient(Client):
         self.node_table: dict[str, Node] = {}
         self.entries: list[AddressEntry] = []
         self.tenancies: list[Tenancy] = []
+        self.defaults: list[NamespaceDefault] = []
         self.state: Status | None = None
 
     def _note(self, *asked: Any) -> None:
@@ -135,10 +138,32 @@ class MemoryClient(Client):
         )
         return self.network_table[name]
 
-    async def delete_network(self, cluster: str, name: str) -> None:
+    async def delete_network(self, cluster: str, name: str, owner: Owner | None = None) -> None:
+        assert owner is None
         self._note("delete_network", cluster, name)
         found(self.network_table, "network", name)
         del self.network_table[name]
+
+    async def hand_over_network(self, cluster: str, name: str, owner: Owner | None) -> Network:
+        self._note("hand_over_network", cluster, name, owner)
+        self.network_table[name] = msgspec.structs.replace(
+            found(self.network_table, "network", name), owner=owner
+        )
+        return self.network_table[name]
+
+    async def hand_over_pool(self, cluster: str, name: str, owner: Owner | None) -> Pool:
+        self._note("hand_over_pool", cluster, name, owner)
+        self.pool_table[name] = msgspec.structs.replace(
+            found(self.pool_table, "pool", name), owner=owner
+        )
+        return self.pool_table[name]
+
+    async def namespaces(self, cluster: str) -> list[NamespaceDefault]:
+        self._note("namespaces", cluster)
+        return self.defaults
+
+    async def unfence(self, cluster: str, node: str) -> None:
+        self._note("unfence", cluster, node)
 
     async def pools(self, cluster: str) -> list[Pool]:
         self._note("pools", cluster)
@@ -169,7 +194,8 @@ class MemoryClient(Client):
         self._note("shrink_pool", cluster, name, wired(resize))
         return found(self.pool_table, "pool", name)
 
-    async def delete_pool(self, cluster: str, name: str) -> None:
+    async def delete_pool(self, cluster: str, name: str, owner: Owner | None = None) -> None:
+        assert owner is None
         self._note("delete_pool", cluster, name)
         found(self.pool_table, "pool", name)
         del self.pool_table[name]

@@ -59,6 +59,17 @@ class PlanWorld:
             },
         )
 
+    def hand_over(self, cluster: str, kind: str, name: str) -> None:
+        """From now on it is the Kubernetes object of its name."""
+        world = self.worlds[cluster]
+        if kind == "pool":
+            world.rewrite(
+                name, msgspec.structs.replace(world.pool(name).record, owner="kubernetes")
+            )
+        else:
+            record = msgspec.structs.replace(world.network(name).record, owner="kubernetes")
+            world.put(world.keys.network(name), msgspec.json.encode(record))
+
     def apply(self, wanted: Declared, *, prune: bool = False) -> Difference:
         """Carries the difference out unless something is refused."""
         found = difference.difference(self.present(), wanted, prune=prune)

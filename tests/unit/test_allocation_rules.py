@@ -24,6 +24,7 @@ from ipam_server.allocator import Choice, Repeat, Wait, choose
 from ipam_server.changes import Change, freeing, resizing
 from ipam_server.inventory import Held
 from ipam_server.keys import slot_id
+from ipam_server.namespaces import recorded
 from ipam_server.records import Holder, Release, slot_of
 from ipam_server.views import allocation as answer
 from netspace.messages import (
@@ -194,6 +195,20 @@ class Allocation(RuleBasedStateMachine):
             uid=data.draw(st.sampled_from([tenant.uid, "u1", "u2"])),
         )
         self._allocate(request, "commit")
+
+    @rule(namespace=st.sampled_from(NAMESPACES), selection=selections())
+    def choose_for_a_namespace(self, namespace: str, selection: Selection) -> None:
+        key = self.world.keys.namespace(namespace)
+        try:
+            record = recorded(selection)
+        except Problem as problem:
+            assert problem.code == "invalid" and (selection.ip or selection == Selection())
+            if key in self.world.stored:
+                self.world.delete(key)
+                del self.model.defaults[namespace]
+            return
+        self.world.put(key, msgspec.json.encode(record))
+        self.model.defaults[namespace] = selection
 
     def _allocate(self, request: AllocateRequest, end: str) -> None:
         world, model = self.world, self.model

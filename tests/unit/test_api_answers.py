@@ -24,6 +24,7 @@ from netspace.batches import (
 )
 from netspace.http_routes import Route
 from netspace.http_server import Limits
+from netspace.kubernetes import Fencing, NamespaceDefault, NodeFencing, SetNamespace
 from netspace.problems import Problem
 from netspace.upkeep import (
     AttachmentsReport,
@@ -127,7 +128,22 @@ RECLAIMED = Reclaimed(
 MENDED = Mended(code="clock", keys=["k"], what="w", done=True)
 TAKEN = Problem("address-taken", "it is taken", retry_after=1.5)
 
+DEFAULT = NamespaceDefault(
+    namespace="shop", revision=9, selection=m.Selection(netspace="tenant-a", families=("ipv4",))
+)
+FENCING = NodeFencing(
+    node="n1", why="out-of-service", revision=9, held=2, gone=1, since=400.0, last=10.0
+)
+
 ANSWERS: dict[str, Any] = {
+    "namespaces": [DEFAULT],
+    "set_namespace": DEFAULT,
+    "unset_namespace": None,
+    "fencing": FENCING,
+    "fence": FENCING,
+    "unfence": None,
+    "hand_over_network": NETWORK,
+    "hand_over_pool": POOL,
     "inspection": INSPECTION,
     "node_attachments": NodeAttachments(node="n1", revision=9, held=2, missing=1),
     "report_attachments": NodeAttachments(node="n1", revision=9, held=2, missing=1),
@@ -201,12 +217,16 @@ BODIES: dict[Any, m.Request] = {
     AttachmentsReport: AttachmentsReport(seen=9, since=1, attachments=[]),
     m.NewCluster: m.NewCluster(name="east"),
     m.NewFabric: m.NewFabric(name="lab"),
+    m.HandOver: m.HandOver(owner="kubernetes"),
+    SetNamespace: SetNamespace(selection=m.Selection(netspace="tenant-a")),
+    Fencing: Fencing(seen=9, why="deleted", gone=[]),
 }
 NAMES = {
     "{cluster}": "east",
     "{network}": "blue",
     "{pool}": "tenant-a",
     "{node}": "n1",
+    "{namespace}": "shop",
     "{fabric}": "lab",
     "{address}": "fd00:9::5",
     "{container}": "c0ffee",

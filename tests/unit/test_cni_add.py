@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
-from cni_plugins import add
+from cni_plugins import add, locks
 from cni_plugins.leases import replay_pending
 from cni_plugins.protocol import CniError
 from cni_plugins.records import Key
@@ -101,6 +102,21 @@ def test_a_failing_kernel_leaves_nothing(bench: Bench) -> None:
     with pytest.raises(InjectedError):
         added(bench)
     assert bench.nothing_left()
+
+
+def test_only_who_may_take_the_vlan_back_keeps_other_adds_from_it(bench: Bench) -> None:
+    host = msgspec.structs.replace(bench.host(), lock_wait=0)
+
+    async def added_beside(*, shared: bool) -> None:
+        async with locks.held(host.records.locks, "vlan-bond0.910", 0, shared=shared):
+            await add.add(host, invocation())
+
+    with pytest.raises(CniError, match="vlan-bond0.910"):
+        asyncio.run(added_beside(shared=True))
+    bench.wiring.vlans.add("bond0.910")
+    with pytest.raises(CniError, match="vlan-bond0.910"):
+        asyncio.run(added_beside(shared=False))
+    asyncio.run(added_beside(shared=True))
 
 
 def test_a_vlan_that_was_there_stays(bench: Bench) -> None:

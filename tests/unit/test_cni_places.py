@@ -99,7 +99,7 @@ def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
         read.append(path.name)
         return read_whole(path)
 
-    monkeypatch.setattr("cni_plugins.places.read_whole", counted)
+    monkeypatch.setattr("cni_plugins.records.read_whole", counted)
     records.save(record("c50", "pod-50"))
     assert found(records) == set()
     assert read == ["c50@eth0.json"]

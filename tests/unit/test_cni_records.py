@@ -152,6 +152,36 @@ def test_a_lock_is_held_by_one_coroutine_at_a_time(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_lock_is_shared_by_many_and_by_nobody_with_one_who_holds_it_alone(
+    tmp_path: Path,
+) -> None:
+    alone = together = most = 0
+
+    async def sharing() -> None:
+        nonlocal together, most
+        async with locks.held(tmp_path, "a", 10, shared=True):
+            together += 1
+            most = max(most, together)
+            assert not alone
+            await asyncio.sleep(0.002)
+            together -= 1
+
+    async def excluding() -> None:
+        nonlocal alone
+        async with locks.held(tmp_path, "a", 10):
+            alone += 1
+            assert (alone, together) == (1, 0)
+            await asyncio.sleep(0.001)
+            alone -= 1
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(work() for _ in range(20) for work in (sharing, excluding)))
+
+    asyncio.run(all_of_them())
+    assert most > 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_waiting_for_a_lock_ends_with_error_11(tmp_path: Path) -> None:
     async def both() -> int:
         async with locks.held(tmp_path, "a", 0):

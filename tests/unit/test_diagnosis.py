@@ -6,7 +6,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from cni_plugins.diagnosis import bond_findings, certificate, parent_findings
+from cni_plugins.diagnosis import (
+    bond_findings,
+    certificate,
+    kubernetes_findings,
+    parent_findings,
+)
+from cni_plugins.kubernetes.rights import Answer
 from cni_plugins.node_config import NodeConfig
 from cni_plugins.node_state.desired import Parent
 from hostnet import BondState, Card, Link
@@ -70,3 +76,12 @@ def test_a_certificate_is_checked_for_its_node_its_authority_and_its_end(tmp_pat
     assert certificate(mine, config, now + month - 86400).verdict == "warning"
     ended = certificate(pki.make(NODE_1, begin=-7200, end=-3600), config, now)
     assert (ended.verdict, "expired" in ended.found) == ("fault", True)
+
+
+def test_an_api_without_the_right_to_read_pods_is_a_fault_and_without_events_a_warning() -> None:
+    def found(*lacks: str, reached: bool = True) -> list[str]:
+        return [each.verdict for each in kubernetes_findings(Answer("x", lacks, reached))]
+
+    assert found() == ["ok"]
+    assert found("get pods: why", "create events: why") == ["fault", "warning"]
+    assert found(reached=False) == ["fault"]

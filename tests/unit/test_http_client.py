@@ -392,7 +392,7 @@ def test_messages_go_out_and_come_back(tmp_path: Path) -> None:
             odd = m.AttachmentId(container="c0ffee", ifname="a%2?#b")
             assert await client.held("east", odd) == ALLOCATION
             assert await client.pools("east") == []
-            await client.delete_pool("east", "a")
+            await client.delete_pool("east", "a", "kubernetes")
             page = await client.addresses("east", pool="a", after="x/y&z")
             assert page.next == "n"
             found = await refused(client.address("east", "fd00::1", "blue"))
@@ -400,7 +400,7 @@ def test_messages_go_out_and_come_back(tmp_path: Path) -> None:
             calls = [call for call in api.double.calls if call[0] != "cluster"]
             assert calls[0] == ("allocate", ALLOCATE)
             assert calls[2] == ("held", odd)
-            assert calls[4] == ("delete_pool", "a")
+            assert calls[4] == ("delete_pool", "a", "kubernetes")
             assert calls[5][3] == "x/y&z"
             assert calls[6] == ("address", "fd00::1", "blue")
 

@@ -171,6 +171,15 @@ BREAKS: dict[str, tuple[Callable[[Broken], None], list[str], bool]] = {
         lambda b: b.edit(K.pool("shop"), parent="gone"), ["pool-nesting"], False),
     "a nested pool for strangers": (
         lambda b: b.edit(K.pool("shop"), namespaces=["team-b"]), ["pool-namespaces"], False),
+    "a namespace that chooses two pools": (
+        lambda b: b.put(K.namespace("team-a"), b'{"netspace":"tenant","application":"shop"}'),
+        ["unreadable"], False),
+    "a namespace's key with a part too many": (
+        lambda b: b.put(K.namespace("team-a/x"), b"{}"), ["malformed-key"], False),
+    "a namespace that is no JSON": (
+        lambda b: b.put(K.namespace("team-a"), b"{"), ["unreadable"], False),
+    "a fenced node that is no JSON": (
+        lambda b: b.put(K.fenced("node-1"), b"[]"), ["unreadable"], False),
     "two default pools": (
         lambda b: b.edit(K.pool("shop"), kind="default", parent=None, ranges=[["40", "41"]]),
         ["default-pools"], False),

@@ -12,7 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from netspace.config import load
 from netspace.problems import Problem
-from netspace.tls import Tls, client_context, server_context
+from netspace.tls import Tls, client_context, open_context, server_context
 from netspacectl.settings import CtlConfig, read
 from tests.unit.netspacectl_double import MemoryClient, Terminal
 
@@ -52,6 +52,7 @@ def test_an_authority_and_every_kind_of_certificate(tmp_path: Path, terminal: Te
         "controller east",
         "admin alice@example.net",
         "monitor prometheus",
+        "webhook --host webhook.example.svc",
     ):
         assert terminal.run("certs", *words.split()) == 0
     assert terminal.client.asked == []
@@ -63,7 +64,10 @@ def test_an_authority_and_every_kind_of_certificate(tmp_path: Path, terminal: Te
         "controller-east.pem": "OU=east,O=netspace:controllers",
         "admin-alice@example.net.pem": "CN=alice@example.net,O=netspace:admins",
         "monitor-prometheus.pem": "CN=prometheus,O=netspace:monitors",
+        "webhook.pem": "CN=webhook.example.svc,O=netspace:webhooks",
     }
+    webhook = Tls(tmp_path / "ca.pem", tmp_path / "webhook.pem", tmp_path / "webhook.key")
+    open_context(webhook)
     ca = certificate(tmp_path / "ca.pem")
     for path in tmp_path.glob("*-*.pem"):
         certificate(path).verify_directly_issued_by(ca)

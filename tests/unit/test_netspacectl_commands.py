@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import yaml
 
+from netspace.kubernetes import NamespaceDefault
 from netspace.messages import (
     ChangeNetwork,
     ChangePool,
@@ -23,6 +24,7 @@ from netspace.messages import (
     OperatorRelease,
     Reserve,
     ResizePool,
+    Selection,
     ServerStatus,
     Status,
     StoreMember,
@@ -132,6 +134,7 @@ class TestOutput:
             "COOLING": "1",
             "RETAINED": "0",
             "FREE": "60",
+            "OWNER": "-",
             "NAMESPACES": "team-a",
         }
 
@@ -152,6 +155,45 @@ class TestOutput:
             ["-", since, "-", "-", "-", "printer"],
         ]
 
+    def test_namespaces_show_what_they_choose(self, terminal: Terminal, capsys: Capture) -> None:
+        terminal.client.defaults = [
+            NamespaceDefault(
+                namespace="shop",
+                revision=9,
+                selection=Selection(application="orders-db", families=("ipv6",)),
+            )
+        ]
+        assert terminal.run("namespace", "list") == 0
+        header, row = (line.split() for line in capsys.readouterr().out.splitlines())
+        assert dict(zip(header, row, strict=True)) == {
+            "NAMESPACE": "shop",
+            "NETSPACE": "-",
+            "APPLICATION": "orders-db",
+            "FAMILIES": "ipv6",
+        }
+
+    def test_nodes_show_why_they_are_fenced(self, terminal: Terminal, capsys: Capture) -> None:
+        terminal.client.node_table = {
+            "node-9": Node(
+                name="node-9", version=None, reported=False, links=[], used=2, fenced="deleted"
+            )
+        }
+        assert terminal.run("node", "list") == 0
+        header, row = (line.split() for line in capsys.readouterr().out.splitlines())
+        assert dict(zip(header, row, strict=True))["FENCED"] == "deleted"
+        assert terminal.run("node", "unfence", "node-9") == 0
+        assert capsys.readouterr().out == "node node-9 is not fenced\n"
+
+    @pytest.mark.parametrize(("noun", "name"), [("network", "vlan910"), ("pool", "tenant-a")])
+    def test_a_thing_is_handed_over_and_back(
+        self, terminal: Terminal, capsys: Capture, noun: str, name: str
+    ) -> None:
+        for to, owner in (("kubernetes", "kubernetes"), ("people", None)):
+            assert terminal.run(noun, "hand-over", name, "--to", to) == 0
+            assert terminal.client.asked[-1] == (f"hand_over_{noun}", "east", name, owner)
+            lines = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+            assert lines["owner"] == (owner or "-")
+
     def test_networks_show_vlan_subnets_and_use(self, terminal: Terminal, capsys: Capture) -> None:
         assert terminal.run("network", "list") == 0
         header, row = (line.split() for line in capsys.readouterr().out.splitlines())
@@ -164,6 +206,7 @@ class TestOutput:
             "TOTAL": "254",
             "CARVED": "64",
             "USED": "3",
+            "OWNER": "-",
         }
 
     def test_one_thing_is_shown_by_lines_with_durations_for_people(

@@ -49,7 +49,7 @@ def examples(text: str) -> list[str]:
     """The command lines in the console blocks of a Markdown text."""
     blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.removeprefix("$ ") for line in lines]
+    return [line.strip().removeprefix("$ ") for line in lines if line.strip()]
 
 
 def parsed(line: str) -> click.Context:
@@ -86,12 +86,19 @@ class TestThePage:
 
     def test_every_verb_is_one_of_few(self) -> None:
         assert {words for words in VERBS if words.startswith("certs ")} == {
-            f"certs {whose}" for whose in ("ca", "server", "node", "controller", "admin", "monitor")
+            f"certs {whose}"
+            for whose in ("ca", "server", "node", "controller", "admin", "monitor", "webhook")
         }
-        assert {words.split()[-1] for words in VERBS if not words.startswith("certs ")} == {
+        assert {words for words in VERBS if words.startswith("import ")} == {
+            f"import {whence}"
+            for whence in ("host-local", "spiderpool", "whereabouts", "csv", "gone")
+        }
+        assert {
+            words.split()[-1] for words in VERBS if not words.startswith(("certs ", "import "))
+        } == {
             *("create", "list", "show", "change", "delete", "history"),
             *("grow", "shrink", "reserve", "unreserve", "release", "status", "completion"),
-            *("plan", "apply", "export", "audit", "reclaim", "adopt"),
+            *("plan", "apply", "export", "audit", "reclaim", "adopt", "hand-over", "unfence"),
         }
 
 

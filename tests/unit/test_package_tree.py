@@ -69,5 +69,6 @@ def test_every_program_that_is_declared_is_frozen() -> None:
     assert set(package_tree.LINKS) == {
         "usr/sbin/netspace-agent",
         "usr/sbin/netspace-server",
+        "usr/sbin/netspace-controller",
         "usr/bin/netspacectl",
     }

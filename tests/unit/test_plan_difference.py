@@ -11,6 +11,7 @@ import yaml
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from netspace.problems import Problem
 from netspacectl.address_plan import difference_text, exported
 from netspacectl.address_plan.declared import Declared
 from netspacectl.address_plan.difference import Difference, difference
@@ -152,6 +153,65 @@ def test_what_is_exported_can_be_applied_without_changing_anything_and_to_an_emp
     assert (steps(found), found.refused, found.kept) == ([], [], [])
     assert other.apply(plan(text)).refused == []
     assert exported.document(other.present()) == exported.document(world.present())
+
+
+@settings(max_examples=40)
+@given(documents(), documents(), st.booleans(), st.data())
+def test_what_kubernetes_looks_after_is_neither_changed_nor_exported(
+    before: dict[str, Any], after: dict[str, Any], prune: bool, data: st.DataObject
+) -> None:
+    world = PlanWorld()
+    world.apply(plan(json.dumps(before)))
+    if "east" not in world.worlds or "blue" not in world.worlds["east"].state.networks:
+        return
+    east = world.worlds["east"].state
+    inside = sorted(name for name, p in east.pools.items() if p.record.network == "blue")
+    theirs = sorted(data.draw(st.sets(st.sampled_from(inside)))) if inside else []
+    for name in theirs:
+        world.hand_over("east", "pool", name)
+    if data.draw(st.booleans()):
+        world.hand_over("east", "network", "blue")
+
+    def owned() -> list[Any]:
+        found: list[Any] = [each.record for each in east.networks.values()]
+        found += [each.record for each in east.pools.values()]
+        return [record for record in found if record.owner is not None]
+
+    # What is exported changes nothing, whoever looks after what.
+    text = yaml.safe_dump(exported.document(world.present()), sort_keys=False)
+    found = difference(world.present(), plan(text), prune=prune)
+    assert (steps(found), found.refused, found.kept) == ([], [], [])
+    alone = {f"pool east/{n}" for n in theirs} & set(exported.left_out(world.present()))
+    assert {str(thing) for thing in found.others if thing.kind == "pool"} == alone
+    # And no plan changes what is not people's.
+    kept = owned()
+    try:
+        world.apply(plan(json.dumps(after)), prune=prune)
+    except Problem as problem:
+        assert problem.code != "owned", problem
+    assert owned() == kept
+
+
+def test_a_plan_that_would_change_what_kubernetes_looks_after_is_refused(world: PlanWorld) -> None:
+    pools = "t: {kind: netspace, size: %s, namespaces: [%s]}"
+    world.apply(plan(network(pools % (16, "a"))))
+    world.hand_over("east", "pool", "t")
+    assert world.apply(plan(network(pools % (16, "a")))).refused == []
+    (reason,) = reasons(world.apply(plan(network(pools % (16, "a, b")))))
+    assert reason == (
+        "pool east/t: namespaces would change, but Kubernetes looks after it: change the object"
+        " pools.ipam.netspace.io/t, or leave it out"
+    )
+    assert "its addresses would change" in reasons(world.apply(plan(network(pools % (8, "a")))))[0]
+    left = world.apply(plan(network()), prune=True)
+    assert (steps(left), left.refused) == ([], [])
+    assert [text for _, text in difference_text.lines(left)] == [
+        "= Kubernetes looks after it, left alone: pool east/t"
+    ]
+    gone = world.apply(plan("version: 1\nclusters: {east: {networks: {}}}"), prune=True)
+    assert reasons(gone) == [
+        "network east/blue: cannot delete: Kubernetes looks after pools in it: t"
+    ]
 
 
 # The steps one by one

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from netspace.upkeep import Finding, Inspection, Mended, Reclaimed, Repair
@@ -103,9 +104,19 @@ def test_a_dry_run_explains_every_candidate_and_frees_nothing(capsys: Capture) -
     assert ("reclaim", "east") not in client.asked
 
 
+def test_a_dry_run_says_whose_word_it_is_and_what_it_lacks(capsys: Capture) -> None:
+    client = Missing("east")
+    client.candidate = msgspec.structs.replace(
+        CANDIDATE, witness="kubernetes", lacks="Kubernetes' word once more"
+    )
+    assert Terminal(client).run("reclaim", "--dry-run") == exits.DONE
+    header, row = capsys.readouterr().out.splitlines()
+    assert "WITNESS" in header and "  kubernetes  " in row and "Kubernetes' word once more" in row
+
+
 def test_a_round_says_what_it_freed(capsys: Capture) -> None:
     assert Terminal(Missing("east")).run("reclaim") == exits.DONE
     assert capsys.readouterr().out.splitlines() == [
         "reclaimed 10.91.0.7 of pod team-a/web-0 on node node-1",
-        "no candidates: every node's last report has all that its pods hold",
+        "no candidates: every witness's last report has all that pods hold",
     ]

@@ -1,0 +1,75 @@
+"""The manifests, as kubectl renders them and as a real API checks them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from lab import programs
+from tests.kubernetes.apiserver import ApiServer
+
+OVERLAYS = programs.CLONE / "packaging" / "kubernetes" / "overlays"
+NAMESPACES = ("netspace-system", "netspace-uninstall")
+CERT_MANAGER = "cert-manager.io/v1"
+
+
+@pytest.fixture(scope="module")
+def api(apiserver: ApiServer) -> Iterator[ApiServer]:
+    """With the namespaces, without which a dry run takes nothing that is to lie in them."""
+    apiserver.apply(
+        *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": n}} for n in NAMESPACES)
+    )
+    yield apiserver
+    apiserver.kubectl("delete", "--wait=false", "namespace", *NAMESPACES)
+
+
+def rendered(api: ApiServer, overlay: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(api.kubectl("kustomize", str(OVERLAYS / overlay))))
+
+
+@pytest.mark.parametrize("overlay", ["try", "kubernetes-1.20", "uninstall"])
+def test_the_api_takes_all_that_an_overlay_has(api: ApiServer, overlay: str) -> None:
+    said = api.kubectl("apply", "-k", str(OVERLAYS / overlay), "--dry-run=server")
+    assert len(said.splitlines()) == len(rendered(api, overlay))
+
+
+def test_newer_versions_differ_in_the_disruption_budget_alone(api: ApiServer) -> None:
+    older, newer = rendered(api, "kubernetes-1.20"), rendered(api, "production")
+    [budget] = [each for each in newer if each["kind"] == "PodDisruptionBudget"]
+    assert budget["apiVersion"] == "policy/v1"
+    budget["apiVersion"] = "policy/v1beta1"
+    assert sorted(map(str, newer)) == sorted(map(str, older))
+
+
+def test_cert_manager_adds_its_own_kinds_to_what_is_tried(api: ApiServer) -> None:
+    objects = rendered(api, "cert-manager")
+    added = [each for each in objects if each["apiVersion"] == CERT_MANAGER]
+    named = {(each["kind"], each["metadata"]["name"]) for each in rendered(api, "production")}
+    others = {(each["kind"], each["metadata"]["name"]) for each in objects if each not in added}
+    assert added
+    assert others == named
+
+
+def test_nobody_may_more_than_is_said(api: ApiServer) -> None:
+    objects = rendered(api, "production")
+    roles = [each for each in objects if each["kind"] in ("Role", "ClusterRole")]
+    assert roles
+    for role in roles:
+        for rule in role["rules"]:
+            words = {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
+            assert not words & {"*", "secrets", "delete", "impersonate", "escalate", "bind"}
+
+
+def test_the_agent_alone_is_privileged(api: ApiServer) -> None:
+    privileged = set()
+    for each in rendered(api, "production"):
+        spec = each.get("spec", {}).get("template", {}).get("spec", {})
+        for container in (*spec.get("initContainers", ()), *spec.get("containers", ())):
+            security = container.get("securityContext", {})
+            assert security["readOnlyRootFilesystem"], container["name"]
+            if security.get("privileged"):
+                privileged.add(container["name"])
+    assert privileged == {"agent"}
