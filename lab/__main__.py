@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from lab import (
     image,
     kernel,
+    launcher,
     lint,
     package,
     packages,
@@ -43,6 +44,8 @@ def demo(arguments: list[str]) -> int:
     the lab kernel in the background.
     """
     machine = _set_up()
+    if programs.lookup(launcher.COMPILER):
+        setup.ensure(packages.BUILD)
     command = [str(programs.PYTHON), "-m", "lab.demo", *arguments]
     if machine.bonds:
         return subprocess.run(command, env=programs.environment()).returncode

@@ -225,6 +225,7 @@ def test_the_programs_listed_are_those_that_are_brought() -> None:
     brought += [*packages.BENCH, *packages.METRICS, *packages.BUILD, *packages.CLOCK]
     brought += packages.RUNTIMES
     brought += packages.PACKAGE
+    brought += packages.KUBERNETES
     assert sorted(table(DEPENDENCIES, "Programs of the system")) == sorted(
         package.name for package in brought
     )
