@@ -76,6 +76,7 @@ class Cluster:
 
     def __init__(self, work: Path) -> None:
         self.work = work
+        self._guard: subprocess.Popen[bytes] | None = None
         self._env = programs.environment() | {
             "WORK": str(work),
             "NODES": " ".join(NODES),
@@ -96,7 +97,7 @@ class Cluster:
         for node in NODES:
             self._furnish(self.folder(node))
         # Whatever becomes of this process, the cluster ends with it.
-        subprocess.Popen(
+        self._guard = subprocess.Popen(
             ["sh", "-c", _GUARD, "sh", str(os.getpid()), str(_scripts() / "down.sh")],
             env=self._env,
             cwd="/",
@@ -125,6 +126,8 @@ class Cluster:
         if (self.work / ".kubeup").exists():
             self._run(str(_scripts() / "down.sh"), seconds=120)
         shutil.rmtree(self.work, ignore_errors=True)
+        if self._guard is not None:
+            self._guard.wait(PATIENCE)
 
     def folder(self, node: str) -> Path:
         return self.work / "nodes" / node

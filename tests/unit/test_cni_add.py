@@ -111,10 +111,10 @@ def test_only_who_may_take_the_vlan_back_keeps_other_adds_from_it(bench: Bench) 
         async with locks.held(host.records.locks, "vlan-bond0.910", 0, shared=shared):
             await add.add(host, invocation())
 
-    with pytest.raises(CniError, match="vlan-bond0.910"):
+    with pytest.raises(CniError, match=r"vlan-bond0\.910"):
         asyncio.run(added_beside(shared=True))
     bench.wiring.vlans.add("bond0.910")
-    with pytest.raises(CniError, match="vlan-bond0.910"):
+    with pytest.raises(CniError, match=r"vlan-bond0\.910"):
         asyncio.run(added_beside(shared=False))
     asyncio.run(added_beside(shared=True))
 
