@@ -27,14 +27,7 @@ FAILED = 1
 MISCONFIGURED = 2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(netspace.__version__, prog_name="netspace-controller")
-def main() -> None:
-    """Bring what a cluster's Kubernetes declares to the address server."""
-
-
-@main.command("serve")
-@click.option(
+_configured = click.option(
     "--config",
     "path",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -42,6 +35,16 @@ def main() -> None:
     show_default=True,
     help="Configuration file.",
 )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(netspace.__version__, prog_name="netspace-controller")
+def main() -> None:
+    """Bring what a cluster's Kubernetes declares to the address server."""
+
+
+@main.command("serve")
+@_configured
 @click.option("--check", is_flag=True, help="Check the configuration and end.")
 def serve_command(path: Path, check: bool) -> None:
     """Work whenever this controller leads, until told to stop."""
@@ -58,14 +61,7 @@ def serve_command(path: Path, check: bool) -> None:
 
 
 @main.command("webhook")
-@click.option(
-    "--config",
-    "path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=DEFAULT_PATH,
-    show_default=True,
-    help="Configuration file.",
-)
+@_configured
 def webhook_command(path: Path) -> None:
     """Check annotations for Kubernetes' API before it takes them, until told to stop."""
     config = _configuration(path)

@@ -44,6 +44,15 @@ def _days(default: int) -> Callable[[F], F]:
 force_option = click.option("--force", is_flag=True, help="Replace files that are there.")
 dir_option = _folder("Where the files go.  [default: here]", "--dir", "folder")
 ca_option = _folder("Where ca.pem and ca.key are.  [default: as --dir]", "--ca-dir", "ca_folder")
+hosts_option = click.option(
+    "--host",
+    "hosts",
+    type=HostName(),
+    multiple=True,
+    required=True,
+    metavar="HOST",
+    help="A name or address by which it is asked; repeatable.",
+)
 
 
 def _issued(function: F) -> F:
@@ -76,15 +85,7 @@ def ca(folder: Path | None, days: int, name: str, force: bool) -> None:
     examples=["netspacectl certs server ipam-1 --host 10.0.0.5 --host ipam-1.example.net"],
 )
 @click.argument("name", type=NODE, metavar="NAME")
-@click.option(
-    "--host",
-    "hosts",
-    type=HostName(),
-    multiple=True,
-    required=True,
-    metavar="HOST",
-    help="A name or address by which it is asked; repeatable.",
-)
+@hosts_option
 @_issued
 def server(name: str, hosts: tuple[str, ...], **where: Any) -> None:
     """Make a server's certificate. NAME is its name in server.yaml."""
@@ -143,15 +144,7 @@ def monitor(name: str, **where: Any) -> None:
     "webhook",
     examples=["netspacectl certs webhook --host netspace-webhook.netspace-system.svc"],
 )
-@click.option(
-    "--host",
-    "hosts",
-    type=HostName(),
-    multiple=True,
-    required=True,
-    metavar="HOST",
-    help="A name or address by which the API asks it; repeatable.",
-)
+@hosts_option
 @_issued
 def webhook(hosts: tuple[str, ...], **where: Any) -> None:
     """Make the certificate of the webhook that checks annotations.
