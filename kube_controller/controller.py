@@ -1,4 +1,5 @@
-"""What works while this process leads: the informers, the rounds, the witness."""
+"""What works while this process leads: the informers, the rounds, the witness, and who tells pods
+who has the address that they ask for."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from time import monotonic
 from typing import Any, Final
 
 from ipam_server.client import Client
+from kube_controller import taken
 from kube_controller.config import ControllerConfig
+from kube_controller.holders import Holders
 from kube_controller.informer import Informer
 from kube_controller.kinds import (
     DEPLOYMENTS,
@@ -20,6 +23,7 @@ from kube_controller.kinds import (
     NODES,
     POOLS,
     STATEFUL_SETS,
+    TAKEN,
     Resource,
 )
 from kube_controller.metrics import Metrics
@@ -44,7 +48,7 @@ class Controller:
         self, config: ControllerConfig, client: Client, api: KubeApi, metrics: Metrics
     ) -> None:
         self._config, self._metrics = config, metrics
-        self._changed, self._fenced = asyncio.Event(), asyncio.Event()
+        self._changed, self._fenced, self._asked = (asyncio.Event() for _ in range(3))
 
         def informer(resource: Resource[Any], news: asyncio.Event) -> Informer[Any]:
             def told(what: str) -> None:
@@ -57,6 +61,7 @@ class Controller:
         self._namespaces = informer(NAMESPACES, self._changed)
         self._workloads = [informer(each, self._changed) for each in (STATEFUL_SETS, DEPLOYMENTS)]
         self._nodes = informer(NODES, self._fenced)
+        self._taken = informer(TAKEN, self._asked)
         self._known = Declared(
             workloads=lambda: chain.from_iterable(each.objects.values() for each in self._workloads)
         )
@@ -69,10 +74,11 @@ class Controller:
             *self._workloads,
         ]
         async with asyncio.TaskGroup() as group:
-            for each in informers:
+            for each in (*informers, self._taken):
                 group.create_task(each.run(), name=f"watch {each.resource.plural}")
             group.create_task(self._keep_rounds(informers), name="rounds")
             group.create_task(self._keep_looking(), name="witness")
+            group.create_task(self._keep_telling(), name="holders")
 
     async def _keep_rounds(self, informers: list[Informer[Any]]) -> None:
         # Half of what is declared is no plan: nothing is done before all is known.
@@ -103,6 +109,16 @@ class Controller:
             await _guarded("looking at nodes", witness.look)
             await _until(self._fenced, self._config.observe)
             await asyncio.sleep(GATHER)
+
+    async def _keep_telling(self) -> None:
+        holders = Holders(
+            self._client, self._config.cluster, self._api, lambda: self._taken.objects
+        )
+        while True:
+            self._asked.clear()
+            await _guarded("telling who has an address", holders.look)
+            await _until(self._asked, taken.PAUSE)
+            await asyncio.sleep(LEAST)
 
 
 async def _guarded(

@@ -1,4 +1,5 @@
-"""Events on namespaces whose annotations are wrong: what is said, and how often.
+"""Events on namespaces whose annotations are wrong, and on pods whose address another one has: what
+is said, and how often.
 
 core/v1 Event (https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/). The
 same fault has the same name: said again it is counted, not added.
@@ -13,12 +14,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from kube_controller.kinds import Namespace
+from kube_controller.kinds import Metadata, Namespace, Pod
 from netspace.kube_api import ApiError, KubeApi
 from netspace.problems import Problem
 
 COMPONENT: Final = "netspace-controller"
-REASON: Final = "AnnotationInvalid"
+_LONGEST: Final = 1024
 AGAIN: Final = 1800.0
 """Seconds after which a fault that is still there is said again: the API forgets events after an
 hour."""
@@ -35,23 +36,36 @@ def folder(namespace: str) -> str:
 
 def event(namespace: Namespace, problem: Problem, now: datetime) -> dict[str, Any]:
     """A warning about the namespace, in the namespace, where who works in it sees it."""
-    name = namespace.metadata.name
-    message = str(problem)[:1024]
-    digest = hashlib.sha256(f"{namespace.metadata.uid} {message}".encode()).hexdigest()[:16]
+    about = namespace.metadata
+    return _warning("Namespace", about, about.name, "AnnotationInvalid", str(problem), now)
+
+
+def holder(pod: Pod, message: str, now: datetime) -> dict[str, Any]:
+    """Who has the address that the pod asks for."""
+    about = pod.metadata
+    return _warning("Pod", about, about.namespace, "AddressHolder", message, now)
+
+
+def _warning(
+    kind: str, about: Metadata, within: str, reason: str, said: str, now: datetime
+) -> dict[str, Any]:
+    message = said[:_LONGEST]
+    digest = hashlib.sha256(f"{about.uid} {message}".encode()).hexdigest()[:16]
     time = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": f"{name}.{digest}", "namespace": name},
+        # Not every name has room for more.
+        "metadata": {"name": f"{about.name[:200].rstrip('.-')}.{digest}", "namespace": within},
         "involvedObject": {
             "apiVersion": "v1",
-            "kind": "Namespace",
-            "name": name,
-            "namespace": name,
-            "uid": namespace.metadata.uid,
+            "kind": kind,
+            "name": about.name,
+            "namespace": within,
+            "uid": about.uid,
         },
         "type": "Warning",
-        "reason": REASON,
+        "reason": reason,
         "message": message,
         "source": {"component": COMPONENT},
         "reportingComponent": COMPONENT,

@@ -58,7 +58,7 @@ async def fresh(
         following = ""
         try:
             while True:
-                path = resource.path + watching.list_query(following, limit)
+                path = resource.path + watching.list_query(following, limit, resource.fields)
                 page = await api.get(path, _Page[resource.kind])  # type: ignore[name-defined]
                 for each in page.items or ():
                     found[each.metadata.key] = each
@@ -138,7 +138,8 @@ class Informer(Generic[T]):
 
     async def _watch(self) -> None:
         seconds = random.randint(*WATCH)
-        path = self.resource.path + watching.watch_query(self._version, seconds)
+        query = watching.watch_query(self._version, seconds, self.resource.fields)
+        path = self.resource.path + query
         self._told("watch")
         async with aclosing(self._api.watch(path, seconds + QUIET)) as events:
             async for event in events:

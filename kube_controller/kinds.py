@@ -125,6 +125,20 @@ class Pod(msgspec.Struct, frozen=True):
         return (self.metadata.uid,) if mirrored is None else (self.metadata.uid, mirrored)
 
 
+class Involved(msgspec.Struct, frozen=True):
+    """What an event is about, as its author says; empty where it does not."""
+
+    name: str = ""
+    uid: str = ""
+
+
+class PodEvent(msgspec.Struct, frozen=True, rename="camel"):
+    """An event on a pod of the event's namespace."""
+
+    metadata: Metadata
+    involved_object: Involved = Involved()
+
+
 class Kept(Protocol):
     """What every object has."""
 
@@ -137,10 +151,12 @@ T = TypeVar("T", bound=Kept)
 
 @dataclass(frozen=True, slots=True)
 class Resource(Generic[T]):
-    """Where a kind's objects are, of all namespaces, and what is kept of each."""
+    """Where a kind's objects are, of all namespaces, and what is kept of each. `fields`: a field
+    selector of those that count."""
 
     path: str
     kind: type[T]
+    fields: str = ""
 
     @property
     def plural(self) -> str:
@@ -150,6 +166,11 @@ class Resource(Generic[T]):
         """The path of one object that is in no namespace, or of a part of it."""
         return f"{self.path}/{quote(name, safe='')}{part}"
 
+    def within(self, namespace: str, name: str) -> str:
+        """The path of one object in a namespace."""
+        root, _, plural = self.path.rpartition("/")
+        return f"{root}/namespaces/{quote(namespace, safe='')}/{plural}/{quote(name, safe='')}"
+
 
 NETWORKS: Final = Resource(f"/apis/{GROUP}/{VERSION}/networks", Custom)
 POOLS: Final = Resource(f"/apis/{GROUP}/{VERSION}/pools", Custom)
@@ -158,6 +179,12 @@ NODES: Final = Resource("/api/v1/nodes", Node)
 PODS: Final = Resource("/api/v1/pods", Pod)
 STATEFUL_SETS: Final = Resource("/apis/apps/v1/statefulsets", Workload)
 DEPLOYMENTS: Final = Resource("/apis/apps/v1/deployments", Workload)
+TAKEN: Final = Resource(
+    "/api/v1/events",
+    PodEvent,
+    "involvedObject.kind=Pod,reason=AddressTaken,source=netspace-agent",
+)
+"""Nodes' word that a pod asks for an address that somebody has."""
 
 
 def matter(found: object) -> object:

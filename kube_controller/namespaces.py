@@ -1,4 +1,5 @@
-"""What namespaces choose by default: from their annotations to what the server is told. Pure."""
+"""What namespaces choose by default, from their annotations to what the server is told; and which
+pools are for them. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 
 from kube_controller.kinds import Namespace
 from netspace.kubernetes import NamespaceDefault
-from netspace.messages import Selection
+from netspace.messages import Pool, Selection
 from netspace.problems import Problem, invalid
 from netspace.selection import PREFIX, from_annotations
 
@@ -54,3 +55,8 @@ def steps(namespaces: Iterable[Namespace], stored: Iterable[NamespaceDefault]) -
             found.chosen[name] = selection
     found.unset.extend(sorted(set(known) - seen))
     return found
+
+
+def may_use(pool: Pool, namespace: str) -> bool:
+    """Whether the pool is for the namespace's pods."""
+    return pool.kind == "default" or "*" in pool.namespaces or namespace in pool.namespaces

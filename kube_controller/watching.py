@@ -45,18 +45,24 @@ def pause(failures: int, chance: float) -> float:
     return longest * (0.5 + chance / 2)
 
 
-def list_query(following: str, limit: int = PAGE) -> str:
+def list_query(following: str, limit: int = PAGE, fields: str = "") -> str:
     """For one page, of the newest state there is (no resourceVersion); `following` is what the page
-    before said."""
-    return "?" + urlencode({"limit": limit, **({"continue": following} if following else {})})
+    before said, `fields` a field selector."""
+    asked = {"limit": limit, **({"continue": following} if following else {}), **_of(fields)}
+    return "?" + urlencode(asked)
 
 
-def watch_query(version: str, seconds: int) -> str:
+def watch_query(version: str, seconds: int, fields: str = "") -> str:
     """For what comes after the version; the API ends the watch after so many seconds."""
     asked = {
+        **_of(fields),
         "watch": "true",
         "resourceVersion": version,
         "allowWatchBookmarks": "true",
         "timeoutSeconds": seconds,
     }
     return "?" + urlencode(asked)
+
+
+def _of(fields: str) -> dict[str, str]:
+    return {"fieldSelector": fields} if fields else {}

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from kube_controller.kinds import Metadata, Namespace
-from kube_controller.namespaces import selection_of
+from kube_controller.namespaces import may_use, selection_of
 from netspace.messages import Network, Pool, Selection
 from netspace.problems import Problem
 from netspace.selection import PREFIX, from_annotations
@@ -113,7 +113,7 @@ def _faults(asked: Asked, selection: Selection, known: Known) -> Iterator[str]:
     name = selection.netspace
     if selection.application is not None:
         kind, name = "application", selection.application
-    usable = [pool for pool in known.pools.values() if _may_use(pool, namespace)]
+    usable = [pool for pool in known.pools.values() if may_use(pool, namespace)]
     if name is not None:
         pool = known.pools.get(name)
         if pool is None:
@@ -139,10 +139,6 @@ def _faults(asked: Asked, selection: Selection, known: Known) -> Iterator[str]:
         for family in selection.families if network else ():
             if getattr(network, family) is None:
                 yield f"{PREFIX}families: the network of pool {name} has no {family}"
-
-
-def _may_use(pool: Pool, namespace: str) -> bool:
-    return pool.kind == "default" or "*" in pool.namespaces or namespace in pool.namespaces
 
 
 def _has(pool: Pool, addresses: Sequence[str], known: Known) -> bool:

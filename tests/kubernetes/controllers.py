@@ -244,3 +244,24 @@ def scheduled(name: str, on: str) -> dict[str, Any]:
         "metadata": {"name": name, "namespace": "default"},
         "spec": {"nodeName": on, "containers": [{"name": "c", "image": "busybox"}]},
     }
+
+
+def pod_event(pod: str, within: str, uid: str, reason: str, component: str) -> dict[str, Any]:
+    """What somebody says of a pod."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{pod}.", "namespace": within},
+        "involvedObject": {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "namespace": within,
+            "name": pod,
+            "uid": uid,
+        },
+        "type": "Warning",
+        "reason": reason,
+        "message": "as the test says",
+        "source": {"component": component},
+        "reportingComponent": component,
+    }

@@ -12,6 +12,7 @@ from tests.kubernetes.controllers import (
     World,
     namespace,
     node,
+    pod_event,
     scheduled,
     workload,
 )
@@ -214,6 +215,48 @@ def test_a_wrong_annotation_of_a_namespace_is_an_event_there(world: World) -> No
     until(lambda: said("ns-c") and said("ns-d"), "both are told")
     assert "an address is for one" in said("ns-c")[0]
     assert "there is no such annotation" in said("ns-d")[0]
+
+
+def test_a_pod_whose_address_is_taken_is_told_by_whom(world: World) -> None:
+    """As far as its namespace may know."""
+    world.apply(
+        namespace("team"),
+        world.network("gold", ipv4="10.15.0.0/24"),
+        world.pool("gold-a", "gold", size=8, namespaces=["team", "default"]),
+    )
+    world.wait_ready("pool", "gold-a")
+    held = world.pod("gold-a", "fixed")
+    address = str(held.ipv4).partition("/")[0]
+
+    def said(within: str, pod: str = "asks") -> list[str]:
+        found = world.apiserver.ask("GET", f"/api/v1/namespaces/{within}/events")["items"]
+        return [
+            each["message"]
+            for each in found
+            if each["reason"] == "AddressHolder" and each["involvedObject"]["name"] == pod
+        ]
+
+    def asks(pod: str, within: str, reason: str, component: str = "netspace-agent") -> None:
+        made = scheduled(pod, "node-1")
+        made["metadata"] |= {"namespace": within, "annotations": {"ipam.com/ip": address}}
+        world.apply(made)
+        uid = world.apiserver.ask("GET", path_of(made))["metadata"]["uid"]
+        refused = pod_event(pod, within, uid, reason, component)
+        world.apiserver.ask("POST", f"/api/v1/namespaces/{within}/events", refused)
+
+    # First come those who are told nothing: it is not the agent's word, or it says something else.
+    asks("rumour", "team", "AddressTaken", "somebody")
+    asks("waits", "team", "AddressHeld")
+    asks("asks", "team", "AddressTaken")
+    asks("asks", "default", "AddressTaken")
+    until(lambda: said("team") and said("default"), "both are told")
+    [ours], [theirs] = said("team"), said("default")
+    assert ours.startswith(
+        f"{address} is held by team/fixed (UID uid-fixed) on node node-1 since 2"
+    )
+    assert theirs.startswith(f"{address} is held outside namespace default")
+    assert "fixed" not in theirs
+    assert not said("team", "rumour") and not said("team", "waits")
 
 
 def test_addresses_of_a_deleted_nodes_pods_are_freed_and_only_those(world: World) -> None:

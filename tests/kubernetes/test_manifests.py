@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from kube_controller import kinds
 from lab import programs
 from tests.kubernetes.apiserver import ApiServer
 
@@ -61,6 +62,26 @@ def test_nobody_may_more_than_is_said(api: ApiServer) -> None:
         for rule in role["rules"]:
             words = {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
             assert not words & {"*", "secrets", "delete", "impersonate", "escalate", "bind"}
+
+
+def test_the_controller_may_follow_what_it_follows(api: ApiServer) -> None:
+    [role] = [
+        each
+        for each in rendered(api, "production")
+        if (each["kind"], each["metadata"]["name"]) == ("ClusterRole", "netspace-controller")
+    ]
+
+    def verbs(plural: str) -> set[str]:
+        rules = [rule for rule in role["rules"] if plural in rule["resources"]]
+        return {verb for rule in rules for verb in rule["verbs"]}
+
+    followed: list[kinds.Resource[Any]] = [
+        *(kinds.NETWORKS, kinds.POOLS, kinds.NAMESPACES, kinds.NODES),
+        *(kinds.STATEFUL_SETS, kinds.DEPLOYMENTS, kinds.TAKEN),
+    ]
+    for resource in followed:
+        assert {"list", "watch"} <= verbs(resource.plural), resource.plural
+    assert verbs(kinds.PODS.plural) == {"get", "list"}
 
 
 def test_the_agent_alone_is_privileged(api: ApiServer) -> None:

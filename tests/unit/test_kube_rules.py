@@ -260,3 +260,11 @@ def test_the_same_fault_is_the_same_event() -> None:
     names = [each["metadata"]["name"] for each in (one, again, other)]
     assert names[0] == names[1] != names[2]
     assert one["involvedObject"]["namespace"] == one["metadata"]["namespace"] == "a"
+
+
+def test_an_event_on_a_pod_lies_in_its_namespace_under_a_name_that_has_room() -> None:
+    pod = Pod(Metadata(name="p" * 253, namespace="shop", uid="u"))
+    said = events.holder(pod, "somebody has it", NOW)
+    assert said["metadata"]["namespace"] == said["involvedObject"]["namespace"] == "shop"
+    assert said["involvedObject"]["name"] == pod.metadata.name
+    assert len(said["metadata"]["name"]) <= 253
