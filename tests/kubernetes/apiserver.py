@@ -236,3 +236,14 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
             yield server.start()
         finally:
             server.kill()
+
+
+@pytest.fixture(scope="session")
+def with_namespaces(apiserver: ApiServer) -> ApiServer:
+    """With the manifests' namespaces, without which a dry run takes nothing that is to lie in them.
+    They stay: where no controller manager runs none that is deleted ever goes."""
+    names = ("netspace-system", "netspace-uninstall")
+    apiserver.apply(
+        *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in names)
+    )
+    return apiserver

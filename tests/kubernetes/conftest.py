@@ -12,6 +12,7 @@ import pytest
 
 from lab import image
 from tests.kubernetes.apiserver import apiserver as apiserver
+from tests.kubernetes.apiserver import with_namespaces as with_namespaces
 from tests.kubernetes.cluster import Cluster, end_abandoned, missing
 from tests.kubernetes.controllers import controlled as controlled
 from tests.kubernetes.installed import Netspace

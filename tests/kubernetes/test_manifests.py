@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,49 +12,43 @@ from lab import programs
 from tests.kubernetes.apiserver import ApiServer
 
 OVERLAYS = programs.CLONE / "packaging" / "kubernetes" / "overlays"
-NAMESPACES = ("netspace-system", "netspace-uninstall")
 CERT_MANAGER = "cert-manager.io/v1"
 
 
-@pytest.fixture(scope="module")
-def api(apiserver: ApiServer) -> Iterator[ApiServer]:
-    """With the namespaces, without which a dry run takes nothing that is to lie in them."""
-    apiserver.apply(
-        *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": n}} for n in NAMESPACES)
-    )
-    yield apiserver
-    apiserver.kubectl("delete", "--wait=false", "namespace", *NAMESPACES)
-
-
-def rendered(api: ApiServer, overlay: str) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(api.kubectl("kustomize", str(OVERLAYS / overlay))))
+def rendered(with_namespaces: ApiServer, overlay: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(with_namespaces.kubectl("kustomize", str(OVERLAYS / overlay))))
 
 
 @pytest.mark.parametrize("overlay", ["try", "kubernetes-1.20", "uninstall"])
-def test_the_api_takes_all_that_an_overlay_has(api: ApiServer, overlay: str) -> None:
-    said = api.kubectl("apply", "-k", str(OVERLAYS / overlay), "--dry-run=server")
-    assert len(said.splitlines()) == len(rendered(api, overlay))
+def test_the_api_takes_all_that_an_overlay_has(with_namespaces: ApiServer, overlay: str) -> None:
+    said = with_namespaces.kubectl("apply", "-k", str(OVERLAYS / overlay), "--dry-run=server")
+    assert len(said.splitlines()) == len(rendered(with_namespaces, overlay))
 
 
-def test_newer_versions_differ_in_the_disruption_budget_alone(api: ApiServer) -> None:
-    older, newer = rendered(api, "kubernetes-1.20"), rendered(api, "production")
+def test_newer_versions_differ_in_the_disruption_budget_alone(with_namespaces: ApiServer) -> None:
+    older, newer = (
+        rendered(with_namespaces, "kubernetes-1.20"),
+        rendered(with_namespaces, "production"),
+    )
     [budget] = [each for each in newer if each["kind"] == "PodDisruptionBudget"]
     assert budget["apiVersion"] == "policy/v1"
     budget["apiVersion"] = "policy/v1beta1"
     assert sorted(map(str, newer)) == sorted(map(str, older))
 
 
-def test_cert_manager_adds_its_own_kinds_to_what_is_tried(api: ApiServer) -> None:
-    objects = rendered(api, "cert-manager")
+def test_cert_manager_adds_its_own_kinds_to_what_is_tried(with_namespaces: ApiServer) -> None:
+    objects = rendered(with_namespaces, "cert-manager")
     added = [each for each in objects if each["apiVersion"] == CERT_MANAGER]
-    named = {(each["kind"], each["metadata"]["name"]) for each in rendered(api, "production")}
+    named = {
+        (each["kind"], each["metadata"]["name"]) for each in rendered(with_namespaces, "production")
+    }
     others = {(each["kind"], each["metadata"]["name"]) for each in objects if each not in added}
     assert added
     assert others == named
 
 
-def test_nobody_may_more_than_is_said(api: ApiServer) -> None:
-    objects = rendered(api, "production")
+def test_nobody_may_more_than_is_said(with_namespaces: ApiServer) -> None:
+    objects = rendered(with_namespaces, "production")
     roles = [each for each in objects if each["kind"] in ("Role", "ClusterRole")]
     assert roles
     for role in roles:
@@ -64,10 +57,10 @@ def test_nobody_may_more_than_is_said(api: ApiServer) -> None:
             assert not words & {"*", "secrets", "delete", "impersonate", "escalate", "bind"}
 
 
-def test_the_controller_may_follow_what_it_follows(api: ApiServer) -> None:
+def test_the_controller_may_follow_what_it_follows(with_namespaces: ApiServer) -> None:
     [role] = [
         each
-        for each in rendered(api, "production")
+        for each in rendered(with_namespaces, "production")
         if (each["kind"], each["metadata"]["name"]) == ("ClusterRole", "netspace-controller")
     ]
 
@@ -84,9 +77,9 @@ def test_the_controller_may_follow_what_it_follows(api: ApiServer) -> None:
     assert verbs(kinds.PODS.plural) == {"get", "list"}
 
 
-def test_the_agent_alone_is_privileged(api: ApiServer) -> None:
+def test_the_agent_alone_is_privileged(with_namespaces: ApiServer) -> None:
     privileged = set()
-    for each in rendered(api, "production"):
+    for each in rendered(with_namespaces, "production"):
         spec = each.get("spec", {}).get("template", {}).get("spec", {})
         for container in (*spec.get("initContainers", ()), *spec.get("containers", ())):
             security = container.get("securityContext", {})

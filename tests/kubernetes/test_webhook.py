@@ -132,18 +132,9 @@ def test_templates_and_namespaces_are_looked_at(world: World) -> None:
     assert "does not list namespace other" in applied(world, namespace)
 
 
-def test_the_manifests_are_taken_by_the_api(world: World) -> None:
-    apiserver = world.apiserver
-    system = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "netspace-system"}}
-    there = "netspace-system" in apiserver.kubectl("get", "namespaces", "-o", "name")
-    if not there:
-        apiserver.apply(system)
-    try:
-        said = apiserver.kubectl("apply", "--dry-run=server", "-k", str(COMPONENT))
-        assert "deployment.apps/netspace-webhook created" in said
-    finally:
-        if not there:
-            apiserver.kubectl("delete", "namespace", "netspace-system", "--wait=false")
+def test_the_manifests_are_taken_by_the_api(with_namespaces: ApiServer) -> None:
+    said = with_namespaces.kubectl("apply", "--dry-run=server", "-k", str(COMPONENT))
+    assert "deployment.apps/netspace-webhook created" in said
 
 
 def test_its_configuration_is_one(tmp_path: Path) -> None:

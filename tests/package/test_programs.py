@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import netspace
@@ -20,14 +21,14 @@ from cni_plugins.services.wanted import vmac_name
 from hostnet import Netns, list_routes, run_in
 from lab.package import Built
 from lab.package_tree import PACKAGING
-from netspacectl import commands
+from netspacectl.main import cli
 from tests.nodes import links, netns_path, pod_args
 from tests.package.system import PATH, System, until
 from tests.wires import namespaces, wire
 
 PROGRAMS = ("netspace-agent", "netspace-server", "netspace-controller", "netspacectl")
 EXECUTABLES = ("netspace", "netspace-ipam")
-COMMANDS = sorted(path.stem for path in Path(commands.__path__[0]).glob("[a-z]*.py"))
+COMMANDS = cli.list_commands(click.Context(cli))
 _containers = count()
 
 
