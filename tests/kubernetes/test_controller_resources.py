@@ -221,11 +221,11 @@ def test_a_pod_whose_address_is_taken_is_told_by_whom(world: World) -> None:
     """As far as its namespace may know."""
     world.apply(
         namespace("team"),
-        world.network("gold", ipv4="10.15.0.0/24"),
-        world.pool("gold-a", "gold", size=8, namespaces=["team", "default"]),
+        world.network("copper", ipv4="10.15.0.0/24"),
+        world.pool("copper-a", "copper", size=8, namespaces=["team", "default"]),
     )
-    world.wait_ready("pool", "gold-a")
-    held = world.pod("gold-a", "fixed")
+    world.wait_ready("pool", "copper-a")
+    held = world.pod("copper-a", "fixed")
     address = str(held.ipv4).partition("/")[0]
 
     def said(within: str, pod: str = "asks") -> list[str]:
