@@ -73,7 +73,7 @@ class NodeReports:
             return Verdict(False, "it is a reservation")
         if told is None:
             return Verdict(False, f"node {node} has not reported its attachments")
-        found = next((each for each in told.record.gone if _is(each, slot, held)), None)
+        found = next((each for each in told.record.gone if is_about(each, slot, held)), None)
         if found is None:
             return Verdict(False, f"node {node} has not missed it since it was given")
         return self.judge(told, found, node)
@@ -155,5 +155,6 @@ def _lives(found: LiveAttachment | None, held: Held) -> bool:
     return found.generation in (0, held.generation) or claim == held.holder.claim
 
 
-def _is(entry: Absence, slot: SlotId, held: Held) -> bool:
+def is_about(entry: Absence, slot: SlotId, held: Held) -> bool:
+    """Whether the entry is about this generation of the slot."""
     return entry.generation == held.generation and entry.slot == slot

@@ -14,7 +14,7 @@ import msgspec
 
 from ipam_server.inventory import Fenced, Held
 from ipam_server.keys import SlotId
-from ipam_server.reclaim import NodeReports, Verdict
+from ipam_server.reclaim import NodeReports, Verdict, is_about
 from ipam_server.records import Absence, FencingRecord
 from ipam_server.state import ClusterState
 from netspace.kubernetes import Fencing
@@ -44,7 +44,7 @@ class KubernetesWord:
             return Verdict(
                 False, f"node {node} is not fenced: Kubernetes' word alone frees nothing"
             )
-        found = next((each for each in told.record.gone if _is(each, slot, held)), None)
+        found = next((each for each in told.record.gone if is_about(each, slot, held)), None)
         if found is None:
             return Verdict(False, f"Kubernetes has not said that its pod on node {node} is gone")
         return self.judge(told, found, node)
@@ -108,17 +108,13 @@ def candidates(state: ClusterState, grace: int) -> list[tuple[SlotId, Held, Verd
     for node, reported in state.absences.items():
         for entry in reported.record.gone:
             held = state.held(entry.slot)
-            if held is not None and _is(entry, entry.slot, held):
+            if held is not None and is_about(entry, entry.slot, held):
                 found[entry.slot] = held, reports.judge(reported, entry, node)
     for node, said in state.fenced.items():
         for entry in said.record.gone:
             held = state.held(entry.slot)
-            if held is None or not _is(entry, entry.slot, held):
+            if held is None or not is_about(entry, entry.slot, held):
                 continue
             if entry.slot not in found or not found[entry.slot][1].proved:
                 found[entry.slot] = held, words.judge(said, entry, node)
     return [(slot, *found[slot]) for slot in sorted(found)]
-
-
-def _is(entry: Absence, slot: SlotId, held: Held) -> bool:
-    return entry.generation == held.generation and entry.slot == slot
