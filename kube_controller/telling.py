@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Final, TypeVar
@@ -39,26 +39,12 @@ class Teller:
     async def networks(
         self, customs: Mapping[str, Custom], found: Mapping[str, Network], refused: Refused
     ) -> None:
-        now = datetime.now(UTC)
-        told = {
-            name: statuses.network_status(
-                custom, _ours(found.get(name)), refused.get((NETWORKS.plural, name)), now
-            )
-            for name, custom in customs.items()
-        }
-        await self._write(NETWORKS, customs, told)
+        await self._tell(NETWORKS, customs, found, refused, statuses.network_status)
 
     async def pools(
         self, customs: Mapping[str, Custom], found: Mapping[str, Pool], refused: Refused
     ) -> None:
-        now = datetime.now(UTC)
-        told = {
-            name: statuses.pool_status(
-                custom, _ours(found.get(name)), refused.get((POOLS.plural, name)), now
-            )
-            for name, custom in customs.items()
-        }
-        await self._write(POOLS, customs, told)
+        await self._tell(POOLS, customs, found, refused, statuses.pool_status)
 
     async def unknown(
         self, networks: Mapping[str, Custom], pools: Mapping[str, Custom], problem: Problem
@@ -99,6 +85,21 @@ class Teller:
                 await events.post(self._api, events.event(known[name], problem, datetime.now(UTC)))
             except ApiError as error:
                 log.warning("an event could not be posted", extra={"why": error.why})
+
+    async def _tell(
+        self,
+        resource: Resource[Custom],
+        customs: Mapping[str, Custom],
+        found: Mapping[str, Planned],
+        refused: Refused,
+        status: Callable[[Custom, Planned | None, Problem | None, datetime], Status],
+    ) -> None:
+        now = datetime.now(UTC)
+        told = {
+            name: status(custom, _ours(found.get(name)), refused.get((resource.plural, name)), now)
+            for name, custom in customs.items()
+        }
+        await self._write(resource, customs, told)
 
     async def _write(
         self, resource: Resource[Custom], customs: Mapping[str, Custom], told: Mapping[str, Status]
