@@ -15,6 +15,7 @@ from statestore.errors import (
     TooLarge,
     Unavailable,
 )
+from statestore.lasting import again_and_again
 from statestore.leases import Lease
 from statestore.reads import Page
 from statestore.store import ALARMS, MemberStatus, Store
@@ -64,6 +65,7 @@ __all__ = [
     "TxnResult",
     "Unavailable",
     "WatchEvents",
+    "again_and_again",
     "operations",
     "prefix_end",
 ]

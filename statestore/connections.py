@@ -8,6 +8,7 @@ within the caller's time, what surely was not carried out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -31,6 +32,9 @@ REQUIRE_LEADER = (("hasleader", "true"),)
 
 CONNECT = 1.0
 """Seconds one endpoint may take to connect while another could be asked instead."""
+
+CLOSING = 10.0
+"""Seconds for calls under way over a connection that is given up."""
 
 PAUSE = 0.05
 """Seconds between two rounds over all endpoints."""
@@ -76,6 +80,16 @@ class Tls:
             _read(self.cert) if self.cert else None,
         )
 
+    def stamp(self) -> tuple[tuple[int, int, int], ...]:
+        """What tells these files from those that are put in their place."""
+        found = []
+        for path in (self.ca, self.cert, self.key):
+            with contextlib.suppress(OSError):
+                status = path.stat() if path else None
+                if status is not None:
+                    found.append((status.st_mtime_ns, status.st_ino, status.st_size))
+        return tuple(found)
+
 
 class Unary(Protocol[T]):
     """A generated stub's method with one request and one answer."""
@@ -88,6 +102,7 @@ class Endpoint:
 
     def __init__(self, url: str, tls: Tls | None) -> None:
         self.url = url
+        self.stamp = tls.stamp() if tls else ()
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
             raise BadRequest("connecting", url, "not an endpoint", "write http(s)://HOST:PORT")
@@ -151,7 +166,9 @@ class Connections:
                 why="no endpoint given",
                 advice="name at least one: http(s)://HOST:PORT",
             )
+        self._tls = tls
         self.endpoints = [Endpoint(url, tls) for url in urls]
+        self._closing = set[asyncio.Task[None]]()
         self.history = 0
         self.revision = 0
         self._cluster = 0
@@ -164,9 +181,26 @@ class Connections:
         return self.endpoints[self._first]
 
     def failed(self, endpoint: Endpoint) -> None:
-        """Ask another one first from now on."""
+        """Ask another one first from now on. Where its files are others than they were, it is
+        connected to anew: certificates end, and new ones are put in their place."""
         if endpoint is self.current:
             self._first = (self._first + 1) % len(self.endpoints)
+        if self._tls is not None and endpoint in self.endpoints:
+            self._renew(endpoint, self._tls)
+
+    def _renew(self, endpoint: Endpoint, tls: Tls) -> None:
+        if tls.stamp() == endpoint.stamp:
+            return
+        try:
+            fresh = Endpoint(endpoint.url, tls)
+        except BadRequest as error:
+            log.warning("etcd's new TLS files cannot be used, the old ones stay: %s", error)
+            return
+        log.info("etcd's TLS files were read anew for %s", endpoint.url)
+        self.endpoints[self.endpoints.index(endpoint)] = fresh
+        closing = asyncio.ensure_future(endpoint.channel.close(CLOSING))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     def reached(self, revision: int) -> None:
         """A revision that etcd has told of; what is asked later never comes before it."""
@@ -197,7 +231,10 @@ class Connections:
 
     async def close(self) -> None:
         """Close all channels; calls under way fail."""
-        await asyncio.gather(*(endpoint.channel.close() for endpoint in self.endpoints))
+        for closing in self._closing:
+            closing.cancel()
+        closed = (endpoint.channel.close() for endpoint in self.endpoints)
+        await asyncio.gather(*closed, *self._closing, return_exceptions=True)
 
     async def call(
         self,

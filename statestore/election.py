@@ -69,9 +69,10 @@ class Leader:
         """
         self._gone.set()
         self._observing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._observing
-        await self.lease.revoke()
+        try:
+            await asyncio.wait({self._observing})
+        finally:
+            await self.lease.revoke()
 
     async def _observe(self) -> None:
         store = self._store
