@@ -25,7 +25,7 @@ import msgspec
 from ipam_server.elastic import Resize, growth
 from ipam_server.inventory import Held, PoolState
 from ipam_server.keys import SlotId
-from ipam_server.records import Holder, Identity, Release
+from ipam_server.records import CONFLICT, Holder, Identity, Release
 from ipam_server.state import ClusterState
 from ipam_server.wishes import Wish, families_of, fixed_slot, weigh
 from netspace.messages import AllocateRequest
@@ -208,8 +208,11 @@ def _from_pool(
         return _take(state, request, pool, returned, families, "returned")
     network = pool.record.network
     restart = identity is not None and (identity in state.names or identity in state.earlier)
-    if restart and pool.record.kind != "application" and (index := pool.ready.last()) is not None:
-        return _take(state, request, pool, (network, index), families, "last-released")
+    if restart and pool.record.kind != "application":
+        index = pool.ready.last()
+        # Where another machine answers for it, whatever else is free comes first.
+        if index is not None and not _in_conflict(state, (network, index)):
+            return _take(state, request, pool, (network, index), families, "last-released")
     if (index := pool.never.first()) is not None:
         return _take(state, request, pool, (network, index), families, "never")
     if (index := pool.ready.longest()) is not None:
@@ -365,3 +368,8 @@ def whose(held: Held) -> str:
         return f"reserved ({holder.note})" if holder.note else "reserved"
     pod = f"{holder.namespace}/{holder.pod}" if holder.pod else f"container {holder.container}"
     return f"held by {pod} on node {holder.node}"
+
+
+def _in_conflict(state: ClusterState, slot: SlotId) -> bool:
+    released = state.released(slot)
+    return released is not None and released.release.note == CONFLICT

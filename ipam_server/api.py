@@ -16,7 +16,6 @@ from msgspec import UNSET, Meta, UnsetType
 import netspace
 from ipam_server import batching, metrics, openapi, roles
 from ipam_server.directory import Directory
-from ipam_server.peers import PASSED_ON
 from ipam_server.service import ClusterService
 from ipam_server.views import AddressFilter
 from netspace import callers, names, upkeep
@@ -33,6 +32,7 @@ from netspace.http_client import HttpClient
 from netspace.http_routes import Call, Relayed, Route
 from netspace.http_work import Application, Limits
 from netspace.kubernetes import Fencing, NamespaceDefault, NodeFencing, SetNamespace
+from netspace.passing import PASSED_ON
 from netspace.problems import Problem, invalid
 
 MAX_PAGE: Final = 1000

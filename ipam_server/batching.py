@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from ipam_server import roles
 from ipam_server.allocations import Allocations
-from ipam_server.committer import outcome_unknown
 from netspace import messages as m
 from netspace.batches import (
     AllocationAnswers,
@@ -25,6 +24,7 @@ from netspace.batches import (
 )
 from netspace.callers import current
 from netspace.http_application import unexpected
+from netspace.passing import outcome_unknown
 from netspace.problems import Problem
 
 R = TypeVar("R", m.AllocateRequest, m.ReleaseRequest)

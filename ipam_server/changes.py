@@ -12,7 +12,7 @@ from ipam_server.allocator import Choice
 from ipam_server.elastic import Resize
 from ipam_server.inventory import Held
 from ipam_server.keys import Claimed, Keys, SlotId
-from ipam_server.records import stored_slot
+from ipam_server.records import CONFLICT, stored_slot
 from statestore import Compare, Delete, Event, Get, Put, Txn, TxnResult
 
 encode = msgspec.json.encode
@@ -119,10 +119,6 @@ def resizing(keys: Keys, resize: Resize) -> Change:
         resize.slots,
         resizes=resize.record.network,
     )
-
-
-CONFLICT = "another machine answers for the address"
-"""The note of a release after a conflict."""
 
 
 def freeing(

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from ipam_server.asking import Asking, path, query, unexpected
+from netspace.asking import Asking, path, query, unexpected
 from netspace.batches import (
     AllocationAnswers,
     AllocationBatch,

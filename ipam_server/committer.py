@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from ipam_server.changes import Change
 from ipam_server.figures import Figures
+from netspace.passing import not_leader, outcome_unknown
 from netspace.problems import Problem
 from statestore import (
     DEFAULT_MAX_OPERATIONS,
@@ -260,24 +261,9 @@ def _fail(pending: Pending, error: Exception) -> None:
         pending.decided.exception()
 
 
-def not_leader() -> Problem:
-    return Problem(
-        "not-leader", "this server does not lead the cluster now", do="try again", retry_after=1
-    )
-
-
 def state_unavailable(error: StoreError) -> Problem:
     return Problem("state-unavailable", str(error), retry_after=1)
 
 
 def state_full(error: StoreError) -> Problem:
     return Problem("state-full", str(error))
-
-
-def outcome_unknown() -> Problem:
-    return Problem(
-        "outcome-unknown",
-        "the state store did not answer in time whether the change was made",
-        do="ask again: the same request gets the same answer",
-        retry_after=1,
-    )

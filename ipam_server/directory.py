@@ -22,6 +22,7 @@ from netspace import __version__
 from netspace import messages as m
 from netspace.callers import current
 from netspace.http_client import HttpClient
+from netspace.passing import LOOK
 from netspace.problems import Problem
 from statestore import (
     Compare,
@@ -36,6 +37,7 @@ from statestore import (
     Store,
     StoreError,
     Txn,
+    again_and_again,
 )
 
 log = logging.getLogger(__name__)
@@ -57,8 +59,10 @@ class Directory:
         self._ttl = ttl
         self._limits = limits
         self._services: dict[str, ClusterService] = {}
-        # What this server made or deleted itself; older news of it is no news.
-        self._own_word: dict[str, int] = {}
+        self._ending: set[ClusterService] = set()
+        # Etcd's history and the revision at which this server made or deleted a cluster itself,
+        # until the catalogue is followed as far as there; what stood there before is no news.
+        self._own_word: dict[str, tuple[int, int]] = {}
         self._known = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
 
@@ -93,7 +97,9 @@ class Directory:
     async def close(self) -> None:
         """Ends everything."""
         await self.retire()
-        await asyncio.gather(*(service.close() for service in self._services.values()))
+        await asyncio.gather(
+            *(service.close() for service in (*self._services.values(), *self._ending))
+        )
         await self.peers.close()
 
     def cluster(self, name: str) -> ClusterService:
@@ -139,11 +145,13 @@ class Directory:
         made = await self._write((Compare.absent(put.key),), put, said)
         if made is None:
             raise Problem("exists", f"cluster {new.name} exists already")
-        self._own_word[new.name] = made
+        self._own_word[new.name] = self._store.history, made
         self._start(new.name)
         try:
             async with asyncio.timeout(self._limits.timeout):
-                await self._services[new.name].wait_until_leading()
+                service = self._services[new.name]
+                while not service.leading and service.elsewhere() is None:
+                    await service.moved(LOOK)
         except TimeoutError:
             log.warning("cluster %s was made, but is not led yet", new.name)
         return await self.cluster_info(new.name)
@@ -152,9 +160,8 @@ class Directory:
         """Refused while the cluster has networks."""
         service = self.cluster(name)
         await service.dissolve()
-        self._own_word[name] = service.state.revision
-        self._services.pop(name, None)
-        await service.close()
+        self._own_word[name] = self._store.history, service.state.revision
+        await self._stop(service)
         await self._write((), Delete(keys.Keys(name).clock))
         with self._told():
             await self._store.delete_prefix(keys.Keys(name).histories)
@@ -254,29 +261,34 @@ class Directory:
     # Following the catalogue
 
     async def _follow(self) -> None:
+        await again_and_again(self._follow_once, "the catalogue of clusters")
+
+    async def _follow_once(self) -> None:
         """Keeps a service running for every cluster that the catalogue has, and for no other."""
-        listed: set[str] = set()
+        listed, history = set[str](), self._store.history
         async with contextlib.aclosing(self._store.watch(keys.CATALOGUE)) as changes:
             async for change in changes:
                 if isinstance(change, SnapshotPage):
-                    listed = set() if change.first else listed
+                    if change.first:
+                        listed, history = set(), self._store.history
                     listed |= {_name(kv.key) for kv in change.items}
                     if not change.last:
                         continue
-                    for gone in self._services.keys() - listed:
-                        await self._stop(gone)
-                    for name in listed:
-                        self._start(name)
-                    self._known.set()
-                    continue
-                for event in change.events:
-                    name = _name(event.key)
-                    if event.mod_revision <= self._own_word.get(name, 0):
-                        continue
-                    if event.kind == "put":
-                        self._start(name)
-                    else:
-                        await self._stop(name)
+                    there, gone = listed, self._services.keys() - listed
+                else:
+                    there = {_name(event.key) for event in change.events if event.kind == "put"}
+                    gone = {_name(event.key) for event in change.events} - there
+                at = history, change.revision
+                for name in self._news(gone, at) & self._services.keys():
+                    await self._stop(self._services[name])
+                for name in self._news(there, at):
+                    self._start(name)
+                self._known.set()
+                self._own_word = {n: word for n, word in self._own_word.items() if word > at}
+
+    def _news(self, names: set[str], at: tuple[int, int]) -> set[str]:
+        """Of these clusters the ones of which this server has no word of its own that is newer."""
+        return {name for name in names if self._own_word.get(name, at) <= at}
 
     def _start(self, name: str) -> None:
         if name not in self._services:
@@ -284,10 +296,13 @@ class Directory:
             self._services[name] = service
             service.start()
 
-    async def _stop(self, name: str) -> None:
-        service = self._services.pop(name, None)
-        if service is not None:
-            await service.close()
+    async def _stop(self, service: ClusterService) -> None:
+        """Returns when it has ended, and its leader's key is gone, whoever else ends it as well."""
+        if self._services.get(service.name) is service:
+            del self._services[service.name]
+        self._ending.add(service)
+        await service.close()
+        self._ending.discard(service)
 
     # Writing outside of any cluster
 

@@ -16,15 +16,16 @@ import msgspec
 
 from ipam_server.audit_pages import audit_page
 from ipam_server.changes import Change
-from ipam_server.committer import Conflict, not_leader, outcome_unknown
+from ipam_server.committer import Conflict
 from ipam_server.figures import Figures
 from ipam_server.following import Follower
 from ipam_server.keys import Keys
 from ipam_server.state import ClusterState
 from ipam_server.term import Limits, Term
 from netspace import messages as m
+from netspace.passing import not_leader, outcome_unknown
 from netspace.problems import Problem
-from statestore import Leader, Leadership, Store, StoreError
+from statestore import Leader, Leadership, Store, StoreError, again_and_again
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -97,11 +98,13 @@ class Leading:
         await self._following.pause()
 
     async def _run(self) -> None:
-        while True:
+        async def lead() -> None:
             async with await self._election.campaign() as leader:
                 while leader.leads:
                     await self._serve(leader)
             log.warning("cluster %s: no longer leading", self.name)
+
+        await again_and_again(lead, f"cluster {self.name}: leading")
 
     async def _serve(self, leader: Leader) -> None:
         """One term. It begins when everything up to the leader's own key is in the state, so that
@@ -229,17 +232,22 @@ class Leading:
             status.leader = leader.name if leader else None
         return status
 
-    async def _reshape(self, decide: Callable[[Term], Awaitable[Change]]) -> None:
+    async def _reshape(
+        self, decide: Callable[[Term], Awaitable[Change]], *, last: bool = False
+    ) -> None:
         """Decides and commits while nothing else changes; once more when a fabric was changed by
-        another cluster's leader in between."""
-        await self._finish(self._reshaped(decide))
+        another cluster's leader in between. `last`: nothing may come after it."""
+        await self._finish(self._reshaped(decide, last))
 
-    async def _reshaped(self, decide: Callable[[Term], Awaitable[Change]]) -> None:
+    async def _reshaped(self, decide: Callable[[Term], Awaitable[Change]], last: bool) -> None:
         term = self._lead()
         async with term.alone():
+            if term is not self._lead():
+                raise not_leader()
             for _ in range(SHARED_ATTEMPTS):
                 with contextlib.suppress(Conflict):
                     await term.submit_audited(await decide(term))
+                    self._retired = self._retired or last
                     return
             term.distrust()
         raise _changed()

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import resource
 import signal
-import sys
 from pathlib import Path
 
 import click
@@ -19,22 +17,21 @@ import click
 import netspace
 from ipam_server import auditing
 from ipam_server.api import Backend, make_application, why_not_ready
-from ipam_server.certificates import Certificates
 from ipam_server.config import DEFAULT_PATH, ServerConfig, own_tls
 from ipam_server.directory import Directory
 from ipam_server.metrics import Metrics
 from ipam_server.term import Limits
-from netspace import logs
+from netspace import logs, programs
+from netspace.certificates import Certificates
 from netspace.config import load
 from netspace.http_client import HttpClient
-from netspace.http_server import HttpServer
+from netspace.http_server import HttpServer, many_files
 from netspace.problems import Problem
 from statestore import Store, StoreError, Tls
 
 log = logging.getLogger(__name__)
 
-FAILED = 1
-MISCONFIGURED = 2
+PROGRAM = "netspace-server"
 
 COLLECT = (50_000, 20, 50)
 """When the garbage collector looks at the objects of each generation. Requests leave no cycles to
@@ -45,52 +42,34 @@ WATCH_INTERVAL = 2.0
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--config",
-    "path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=DEFAULT_PATH,
-    show_default=True,
-    help="Configuration file.",
-)
-@click.option("--check", is_flag=True, help="Check the configuration and end.")
+@programs.configured(DEFAULT_PATH)
+@programs.CHECK
 @click.option(auditing.OPTION, "audit", is_flag=True, hidden=True)
-@click.version_option(netspace.__version__, prog_name="netspace-server")
+@click.version_option(netspace.__version__, prog_name=PROGRAM)
 def main(path: Path, check: bool, audit: bool) -> None:
     """Hand out pod addresses from pools kept in etcd."""
     if audit:
         auditing.main()
         return
-    try:
-        config = load(path, ServerConfig)
-    except Problem as problem:
-        for fault in problem.errors:
-            click.echo(f"netspace-server: {fault}", err=True)
-        sys.exit(MISCONFIGURED)
+    config = programs.configuration(PROGRAM, lambda: load(path, ServerConfig))
     if check:
         click.echo(f"{path}: correct")
         return
     logs.setup(config.log_level)
-    try:
-        asyncio.run(serve(config))
-    except (Problem, StoreError) as error:
-        click.echo(f"netspace-server: {error}", err=True)
-        sys.exit(FAILED)
+    programs.done(PROGRAM, lambda: serve(config), StoreError)
 
 
 async def serve(config: ServerConfig) -> None:
     """Serves until SIGTERM or SIGINT. Raises `Problem` where it cannot listen, `StoreError` where
     the files for etcd's TLS cannot be used; an etcd that is away is waited for."""
-    stop = asyncio.Event()
+    stop = programs.told_to_stop()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    _many_files()
+    many_files()
     gc.set_threshold(*COLLECT)
     backend = Backend()
     backend.metrics.etcd_quota = config.etcd.quota
     tls = own_tls(config)
-    certificates = None if tls is None else Certificates(tls, backend.metrics)
+    certificates = None if tls is None else Certificates(tls, backend.metrics.certificate_expires)
     limits = config.limits.http()
     http = HttpServer(
         make_application(backend, limits),
@@ -156,12 +135,6 @@ async def _directory(store: Store, config: ServerConfig) -> Directory:
         endpoint=config.reached_at,
         client=lambda endpoint: HttpClient([endpoint], tls=own_tls(config)),
     )
-
-
-def _many_files() -> None:
-    """As many open files, and so connections, as the system lets this process have."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _watch_readiness(directory: Directory, metrics: Metrics) -> None:

@@ -8,35 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
 
 from ipam_server import keys
-from ipam_server.committer import outcome_unknown
 from ipam_server.leading import LeaderRecord, Leading
-from netspace import http_client
 from netspace import messages as m
+from netspace import passing
 from netspace.http_client import HttpClient
 from netspace.problems import Problem
-from statestore import Leadership, Store
+from statestore import Leadership, Store, again_and_again
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ASKED_WITHIN = 1.0
 """Seconds another server may take to say how it is."""
-
-LOOK = 0.2
-"""Seconds between two looks for a leader when nothing was heard."""
-
-PASSED_ON = "Netspace-Passed-On"
-"""The header of a request that another server has passed on: it goes no further."""
-
-ELSEWHERE = frozenset({"not-leader", "unavailable"})
-"""Problems after which the leader is looked for again: the request was surely not carried out."""
 
 
 class Peers:
@@ -71,9 +60,11 @@ class Peers:
         await asyncio.gather(*(client.close() for client in self._clients.values()))
 
     async def _register(self) -> None:
-        while True:
+        async def hold() -> None:
             async with await self._place.campaign() as place:
                 await place.lost()
+
+        await again_and_again(hold, "registration")
 
     async def servers(self, own: m.ServerStatus) -> list[m.ServerStatus]:
         """How every registered server is, by its own account; raises `StoreError`."""
@@ -103,26 +94,10 @@ class Peers:
         *,
         repeat: bool,
     ) -> T:
-        """Carries a request out here if this server leads, else where one does. `repeat`: it does
-        the same however often it comes, so a lost answer may be asked for again. A refusal after a
-        lost answer is none of the whole: whether the request was carried out is not known."""
-        deadline = time.monotonic() + self._patience
-        unknown = False
-        while True:
-            endpoint = None if service.leading else service.elsewhere()
-            try:
-                if endpoint is None:
-                    return await here()
-                return await there(self._to(endpoint))
-            except Problem as problem:
-                lost = problem.code == "outcome-unknown"
-                left = deadline - time.monotonic()
-                if left <= 0 or not (problem.code in ELSEWHERE or (repeat and lost)):
-                    if unknown and problem.code in http_client.ELSEWHERE:
-                        raise outcome_unknown() from problem
-                    raise
-                unknown = unknown or lost
-            await service.moved(min(LOOK, left))
+        """Carries a request out where the cluster is led: `netspace.passing.lead`."""
+        return await passing.lead(
+            service, here, there, to=self._to, patience=self._patience, repeat=repeat
+        )
 
     def _to(self, endpoint: str) -> HttpClient:
         if endpoint not in self._clients:

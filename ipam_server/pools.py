@@ -284,14 +284,15 @@ def _free(
 
 
 def _idle(state: ClusterState, network: NetworkState, pool: PoolState, now: int) -> Ranges:
-    """What of a pool's own nobody holds, is retained, in cool-down or in flight."""
+    """What of a pool's own nobody holds, is retained, in dispute, in cool-down or in flight."""
     name = pool.record.network
     busy = Ranges(
         (index, index)
         for index in network.touched(pool.own)
         if index in network.held or state.rest_left((name, index), now)
     )
-    return pool.own - busy - Ranges((slot[1], slot[1]) for slot in state.taken if slot[0] == name)
+    under_way = (*state.taken, *state.disputed)
+    return pool.own - busy - Ranges((slot[1], slot[1]) for slot in under_way if slot[0] == name)
 
 
 def _pick(

@@ -261,6 +261,10 @@ class Holder(
         )
 
 
+CONFLICT = "another machine answers for the address"
+"""The note of a release after a conflict."""
+
+
 class Release(
     msgspec.Struct,
     frozen=True,

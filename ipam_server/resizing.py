@@ -37,6 +37,6 @@ def resize(state: ClusterState, pool: PoolState, record: PoolRecord, revision: i
         for index in network.touched(gained):
             each.used += index in network.held
             state.place((record.network, index))
-        for slot in state.taken:
+        for slot in (*state.taken, *state.disputed):
             if slot[0] == record.network and slot[1] in gained:
                 state.place(slot)

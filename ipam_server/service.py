@@ -10,6 +10,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable
+from itertools import islice
 
 import msgspec
 
@@ -20,7 +21,7 @@ from ipam_server.allocator import whose
 from ipam_server.changes import Change, resizing
 from ipam_server.elastic import sized
 from ipam_server.history import history
-from ipam_server.inventory import PoolState
+from ipam_server.inventory import NetworkState, PoolState
 from ipam_server.keys import catalogue
 from ipam_server.keys import fabric as fabric_key
 from ipam_server.namespaces import Namespaces
@@ -89,19 +90,29 @@ class ClusterService(Namespaces):
         return await self.network(name)
 
     async def delete_network(self, name: str, acting: m.Owner | None = None) -> None:
-        """The nodes' vmacs and its releases go first, a few at a time, then the network itself."""
+        """Its releases and the nodes' vmacs go first, a few at a time, then the network itself."""
         self._check_network_caller(acting)
 
-        async def delete(term: Term) -> Change:
+        def known_of(term: Term) -> NetworkState:
             known = pool_rules.network_of(term.state, name)
             pools = [p for p in term.state.pools.values() if p.record.network == name]
             network_rules.check_delete(name, known, pools, acting)
+            return known
+
+        async def forget(term: Term) -> None:
+            keys = term.state.keys
+            # Looked at each time: a pool may be made meanwhile, and its slots rest.
+            while some := list(islice(known_of(term).released, CHUNK)):
+                await self._delete(term, [keys.released((name, i)) for i in some])
+
+        async def delete(term: Term) -> Change:
+            known = known_of(term)
+            fabric, stored = await self._fabric(known.record.fabric)
+            fabric = network_rules.left(fabric, self.name, name)
             keys = term.state.keys
             vmacs = [i for (network, _), i in term.state.vmacs.items() if network == name]
             await self._delete(term, [keys.slot((name, i)) for i in sorted(vmacs)])
-            await self._delete(term, [keys.released((name, i)) for i in sorted(known.released)])
-            fabric, stored = await self._fabric(known.record.fabric)
-            fabric = network_rules.left(fabric, self.name, name)
+            await forget(term)
             key = keys.network(name)
             compares = (
                 Compare.modified_at(key, known.revision),
@@ -110,6 +121,9 @@ class ClusterService(Namespaces):
             put = Put(fabric_key(fabric.name), encode(fabric))
             return Change(compares, (Delete(key), put), key, None, shared=True)
 
+        # There may be very many. Without a pool nobody can get these slots, so all others go on.
+        term = await self._open()
+        await self._finish(forget(term))
         await self._reshape(delete)
 
     async def hand_over_network(self, name: str, owner: m.Owner | None) -> m.Network:
@@ -185,8 +199,7 @@ class ClusterService(Namespaces):
             entry = catalogue(self.name)
             return Change((), (Delete(entry),), entry, None)
 
-        await self._reshape(delete)
-        self._retired = True
+        await self._reshape(delete, last=True)
 
     async def _delete(self, term: Term, keys: list[bytes]) -> None:
         """Deletes keys a few at a time: one very large delete keeps etcd slow for minutes."""

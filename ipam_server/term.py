@@ -176,8 +176,9 @@ class Term:
         self, change: Change, before: Mapping[bytes, bytes | None]
     ) -> tuple[Change, tuple[AuditRecord, ...]]:
         """The same of a mend; `before`: the values of the keys that it writes."""
+        word = self._word(f"repair by {current()}")
         self._sequence += 1
-        return repaired(change, self.state, self._word(f"repair by {current()}"), before)
+        return repaired(change, self.state, word, before)
 
     def _word(self, cause: str) -> Word:
         said = datetime.now(UTC).isoformat(timespec="seconds")
