@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 from netspace import names
 from netspace.problems import Problem
 
-Role = Literal["node", "controller", "admin", "server", "monitor", "local", "nobody"]
+Role = Literal["node", "controller", "admin", "server", "monitor", "member", "local", "nobody"]
 
 HEADER: Final = "Netspace-Caller"
 
@@ -27,6 +27,7 @@ ORGANIZATIONS: Final[Mapping[Role, str]] = {
     "admin": "netspace:admins",
     "server": "netspace:servers",
     "monitor": "netspace:monitors",
+    "member": "netspace:federation",
 }
 """The O of a certificate's subject, by the role it gives."""
 
@@ -37,9 +38,9 @@ _PERSON: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@:+-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`cluster` for nodes and controllers; `name` of the node, admin, server or monitor, or which
-    user of this machine it is. Nobody has a certificate without a role, and `why` says what is
-    wrong."""
+    """`cluster` for nodes, controllers and a federation's members; `name` of the node, admin,
+    server or monitor, of a member's federation, or which user of this machine it is. Nobody has a
+    certificate without a role, and `why` says what is wrong."""
 
     role: Role
     cluster: str = ""
@@ -52,6 +53,8 @@ class Caller:
                 return f"node {self.name} of cluster {self.cluster}"
             case "controller":
                 return f"the controller of cluster {self.cluster}"
+            case "member":
+                return f"cluster {self.cluster} of federation {self.name}"
             case "local":
                 return f"{self.name or 'a process'} on the server's machine"
             case "nobody":
@@ -71,13 +74,16 @@ class Caller:
             if role == "local" and not cluster and name.isprintable() and len(name) <= 64:
                 return Caller("local", name=name)
             for known in ORGANIZATIONS:
-                if role == known and not _fault(known, cluster, name):
+                if role == known != "member" and not _fault(known, cluster, name):
                     return Caller(known, cluster, name)
         raise Problem("bad-request", f"the header {HEADER} names no caller: {text[:200]!r}")
 
 
 LOCAL: Final = Caller("local")
 """Somebody on a Unix socket or a loopback address without TLS: every role."""
+
+STRANGER: Final = Caller("nobody", why="it showed no certificate")
+"""Somebody who was not asked for a certificate, or did not show one."""
 
 _current: ContextVar[Caller] = ContextVar("caller", default=LOCAL)
 
@@ -94,15 +100,14 @@ def enter(caller: Caller) -> None:
 
 def certified(certificate: Mapping[str, Any]) -> Caller:
     """The caller with this certificate, as `ssl.SSLSocket.getpeercert` gives it."""
-    found: dict[str, list[str]] = {}
-    for part in certificate.get("subject", ()):
-        for key, value in part:
-            found.setdefault(key, []).append(value)
+    found = _parts(certificate, "subject")
     organizations = found.get("organizationName", [])
     role = _ROLES.get(organizations[0]) if len(organizations) == 1 else None
     if role is None:
         shown = ", ".join(organizations)[:120]
         return Caller("nobody", why=f"its certificate says O={shown!r}, which is no role")
+    if role == "member":
+        return _member(found, _parts(certificate, "issuer"))
     units, commons = found.get("organizationalUnitName", []), found.get("commonName", [])
     if len(units) > 1 or len(commons) > 1:
         return Caller("nobody", why="its certificate has several OU or CN")
@@ -112,6 +117,27 @@ def certified(certificate: Mapping[str, Any]) -> Caller:
     if fault:
         return Caller("nobody", why=f"its certificate says O={organizations[0]}, but {fault}")
     return Caller(role, cluster, name)
+
+
+def _parts(certificate: Mapping[str, Any], whose: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for part in certificate.get(whose, ()):
+        for key, value in part:
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def _member(subject: Mapping[str, list[str]], issuer: Mapping[str, list[str]]) -> Caller:
+    """A cluster speaks for itself with a certificate of its own authority alone, whose subject has
+    the federation as OU and the cluster as CN."""
+    match subject.get("organizationalUnitName"), issuer:
+        case [cluster], {"organizationalUnitName": [federation], "commonName": [name]} if (
+            name == cluster
+            and names.matches(names.NAME, cluster)
+            and names.matches(names.FEDERATION, federation)
+        ):
+            return Caller("member", cluster, federation)
+    return Caller("nobody", why="its certificate is not of its own cluster's authority")
 
 
 def _fault(role: Role, cluster: str, name: str) -> str:

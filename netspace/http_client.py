@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from collections import deque
@@ -20,7 +21,7 @@ import h11
 
 from netspace.endpoints import Endpoint
 from netspace.problems import Problem, invalid
-from netspace.tls import Renewed, Tls, client_context, explained, refused
+from netspace.tls import Contexts, Renewed, Tls, client_context, explained, refused
 
 MAX_ANSWER: Final = 64 * 2**20
 """Bytes of an answer's body; more is refused, whoever sends it."""
@@ -41,13 +42,16 @@ class Connection:
         self.sent = False
 
     @staticmethod
-    async def open(endpoint: Endpoint, tls: ssl.SSLContext | None = None) -> Connection:
-        """`OSError` where nobody listens, or who listens is not whom the endpoint names."""
+    async def open(
+        endpoint: Endpoint, tls: ssl.SSLContext | None = None, name: str = ""
+    ) -> Connection:
+        """`OSError` where nobody listens, or who listens is not whom the endpoint, or `name` in its
+        place, names."""
         if endpoint.path:
             streams = await asyncio.open_unix_connection(endpoint.path)
         else:
             if tls is not None and endpoint.tls:
-                streams = await _open_tls(endpoint, tls)
+                streams = await _open_tls(endpoint, tls, name or endpoint.host)
             else:
                 streams = await asyncio.open_connection(endpoint.host, endpoint.port)
             tcp = streams[1].get_extra_info("socket")
@@ -126,15 +130,15 @@ class Connection:
 
 
 async def _open_tls(
-    endpoint: Endpoint, tls: ssl.SSLContext
+    endpoint: Endpoint, tls: ssl.SSLContext, name: str
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection on which both sides have shown their certificates, and the server's names the
-    host of the endpoint. A server that is not taken is told why."""
+    """A connection on which both sides have shown their certificates, and the server's is for
+    the name. A server that is not taken is told why."""
     sock = await _connected(endpoint)
     with sock.dup() as spare:
         try:
             return await asyncio.open_connection(
-                sock=sock, ssl=tls, server_hostname=endpoint.host, ssl_shutdown_timeout=1
+                sock=sock, ssl=tls, server_hostname=name, ssl_shutdown_timeout=1
             )
         except ssl.SSLError as error:
             # asyncio closes its own descriptor without having sent the alert.
@@ -176,12 +180,17 @@ class HttpClient:
     """Asks any one of several servers that know the same; begins with the one that answered last.
 
     `timeout` is the deadline of a whole request in seconds, failover included. `tls` is for
-    endpoints that begin with https; its files may change at any time. Close it, or use it with
+    endpoints that begin with https; its files may change at any time. `name`: what the servers'
+    certificates are for, where that is not the endpoint's host. Close it, or use it with
     `async with`.
     """
 
     def __init__(
-        self, endpoints: Sequence[str], timeout: float = 10.0, tls: Tls | None = None
+        self,
+        endpoints: Sequence[str],
+        timeout: float = 10.0,
+        tls: Tls | Contexts | None = None,
+        name: str = "",
     ) -> None:
         if not endpoints:
             raise invalid("endpoints", "there are none", do="name a server")
@@ -194,7 +203,12 @@ class HttpClient:
                 "it needs the authority's certificate, a certificate of ours and its key",
                 do="name the files: ca, cert and key",
             )
-        self._tls = Renewed(tls, client_context) if secured and tls is not None else None
+        self._tls: Contexts | None
+        if isinstance(tls, Tls):
+            self._tls = Renewed(tls, client_context) if secured else None
+        else:
+            self._tls = tls
+        self._name = name
         self._first = 0
         self._idle: dict[Endpoint, deque[Connection]] = {
             endpoint: deque(maxlen=IDLE_CONNECTIONS) for endpoint in self._endpoints
@@ -309,7 +323,8 @@ class HttpClient:
             if connection.idle():
                 return connection
             connection.close()
-        return await Connection.open(endpoint, self._tls.context if self._tls else None)
+        context = self._tls.context if self._tls else None
+        return await Connection.open(endpoint, context, self._name)
 
     def _keep(self, endpoint: Endpoint, connection: Connection) -> None:
         idle = self._idle[endpoint]
@@ -332,7 +347,7 @@ def _failed(what: str, failures: list[str], refusal: Problem | None, unknown: bo
     return Problem(
         "unavailable",
         f"no server answered {what} ({why})",
-        do="check that netspace-server runs and that the endpoint is right",
+        do="check that the server runs and that the endpoint is right",
     )
 
 
@@ -357,5 +372,6 @@ def _why(error: Exception, seconds: float) -> str:
     if isinstance(error, ssl.SSLError):
         return explained(error)
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        # asyncio has words of its own, which do not say why; resolvers' numbers are negative.
+        return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
     return str(error) or type(error).__name__

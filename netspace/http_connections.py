@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Any, Final
 
 from netspace import callers
-from netspace.callers import LOCAL, Caller
+from netspace.callers import LOCAL, STRANGER, Caller
 from netspace.http_answers import CONTINUE, Answer
 from netspace.http_requests import Head, Reader
 from netspace.http_work import Application, Limits, Work
@@ -114,13 +114,15 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = transport
         # Told as soon as something is not taken, and again when all is.
         transport.set_write_buffer_limits(high=1)
+        self._secure = transport.get_extra_info("sslcontext") is not None
         certificate = transport.get_extra_info("peercert")
         if certificate is not None:
             self.caller = callers.certified(certificate)
             self.until = ssl.cert_time_to_seconds(certificate["notAfter"])
+        elif self._secure:
+            self.caller = STRANGER
         else:
             self.caller = _on_this_machine(transport.get_extra_info("socket"))
-        self._secure = transport.get_extra_info("sslcontext") is not None
         self._house.inside.add(self)
         self._wait(_Turn.HEADER, self._house.limits.arrival)
 

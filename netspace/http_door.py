@@ -16,7 +16,7 @@ from typing import Final
 
 from netspace.http_connections import Connection, House
 from netspace.http_work import Application, Limits
-from netspace.tls import Renewed, explained
+from netspace.tls import Contexts, explained
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Door:
     def _make(self) -> Connection:
         return Connection(self._house)
 
-    async def accept(self, listener: socket.socket, tls: Renewed | None) -> None:
+    async def accept(self, listener: socket.socket, tls: Contexts | None) -> None:
         """Takes in whoever connects to a listening socket."""
         while True:
             try:

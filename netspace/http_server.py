@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import resource
 import socket
 import stat
 from pathlib import Path
@@ -18,7 +19,7 @@ from netspace.http_door import Cut, Door
 from netspace.http_work import Application
 from netspace.http_work import Limits as Limits
 from netspace.problems import Problem
-from netspace.tls import Renewed
+from netspace.tls import Contexts
 
 BACKLOG: Final = 1024
 
@@ -35,7 +36,7 @@ class HttpServer:
         self,
         app: Application,
         limits: Limits,
-        tls: Renewed | None = None,
+        tls: Contexts | None = None,
         cut: Cut = lambda why: None,
     ) -> None:
         self._app = app
@@ -150,3 +151,9 @@ def _remove_stale(path: Path) -> None:
         except TimeoutError:
             pass
     raise OSError(errno.EADDRINUSE, "another server listens there")
+
+
+def many_files() -> None:
+    """As many open files, and so connections, as the system lets this process have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -40,6 +40,9 @@ class JsonLines(logging.Formatter):
 
 def setup(level: Level = "info", stream: TextIO | None = None) -> None:
     """Sends the logs of the whole process to the stream (standard error) from this level on."""
+    # Whatever of these no line has is not found out (the library's documentation, "Optimization").
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -14,6 +14,9 @@ END = r"$(?!\n)"
 NAME = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?" + END
 """Clusters, networks, pools, fabrics: like a DNS label, dots allowed inside, 63 characters."""
 
+FEDERATION = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?" + END
+"""A federation: a DNS label that begins with a letter, since TLS takes it for a server's name."""
+
 NODE = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?" + END
 """A node: a DNS subdomain, 253 characters, as Kubernetes names nodes (RFC 1123)."""
 
@@ -49,7 +52,19 @@ AUDITED = r"^[0-9a-f]{16}-[0-9a-z.~-]{1,100}" + END
 
 _COMPILED = {
     pattern: re.compile(pattern)
-    for pattern in (NAME, NODE, NAMESPACE, POD, UID, CONTAINER, IFNAME, LINK, CLAIM, CNI_NETWORK)
+    for pattern in (
+        NAME,
+        FEDERATION,
+        NODE,
+        NAMESPACE,
+        POD,
+        UID,
+        CONTAINER,
+        IFNAME,
+        LINK,
+        CLAIM,
+        CNI_NETWORK,
+    )
 }
 
 

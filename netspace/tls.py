@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from netspace.problems import Problem
 
@@ -65,9 +65,6 @@ class _Context(ssl.SSLContext):
 def server_context(tls: Tls) -> ssl.SSLContext:
     """For a server that wants to see its clients' certificates. `Problem` invalid."""
     context = _made(tls, ssl.PROTOCOL_TLS_SERVER)
-    # Whoever came back with a ticket would not be looked at again.
-    context.options |= ssl.OP_NO_TICKET
-    context.num_tickets = 0
     _try_out(tls, context)
     return context
 
@@ -84,11 +81,25 @@ def client_context(tls: Tls) -> ssl.SSLContext:
     return _made(tls, ssl.PROTOCOL_TLS_CLIENT)
 
 
-def _made(tls: Tls, protocol: int) -> _Context:
+def bare_context(protocol: int) -> ssl.SSLContext:
+    """One without certificates, which wants to see the other side's and tells it what is wrong."""
+    return _bare(protocol)
+
+
+def _bare(protocol: int) -> _Context:
     context = _Context(protocol)
     context.sslobject_class = _Object
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
+    if protocol == ssl.PROTOCOL_TLS_SERVER:
+        # Whoever came back with a ticket would not be looked at again.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
+    return context
+
+
+def _made(tls: Tls, protocol: int) -> _Context:
+    context = _bare(protocol)
     for path in tls.files():
         try:
             with path.open("rb"):
@@ -152,6 +163,13 @@ def _unusable(path: Path, why: object) -> Problem:
     return Problem("invalid", f"TLS: {path}: {why}", do=f"correct {path}")
 
 
+class Contexts(Protocol):
+    """Whence connections get their context: whoever takes it gets the present one."""
+
+    @property
+    def context(self) -> ssl.SSLContext: ...
+
+
 class Renewed:
     """A context that follows its files: whoever takes `context` gets the present one.
 
@@ -212,6 +230,8 @@ _REASONS: Final = {
     "TLSV1_ALERT_DECRYPT_ERROR": "the other side could not verify our certificate's signature",
     "SSLV3_ALERT_HANDSHAKE_FAILURE": "the other side broke the handshake off: it may want a"
     " certificate",
+    "TLSV1_UNRECOGNIZED_NAME": "the other side is not what it was asked for as",
+    "CALLBACK_FAILED": "the other side asks for a name that is not served here",
     "TLSV1_ALERT_PROTOCOL_VERSION": "the two sides have no version of TLS in common",
     "UNSUPPORTED_PROTOCOL": "the two sides have no version of TLS in common",
     "HTTP_REQUEST": "the other side speaks HTTP without TLS",
