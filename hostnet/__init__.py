@@ -60,6 +60,7 @@ from hostnet.links import (
     check_mac,
     check_mtu,
     check_name,
+    delete_found,
     delete_link,
     find_link,
     get_link,
@@ -71,9 +72,10 @@ from hostnet.links import (
     set_up,
 )
 from hostnet.macvlan import Macvlan, add_macvlan, delete_macvlan, temporary_name
-from hostnet.monitor import LOST, Monitor, News
+from hostnet.monitor import LOST, Departure, Monitor, News
 from hostnet.netlink import Net, Observer, load
 from hostnet.netns import Netns, anonymous_netns, create_netns, delete_netns, open_netns
+from hostnet.pod_links import bring_up
 from hostnet.probe import who_has
 from hostnet.routes import (
     LinkRoute,
@@ -81,10 +83,11 @@ from hostnet.routes import (
     add_route,
     default_route,
     delete_route,
+    find_route,
     list_routes,
     replace_route,
 )
-from hostnet.sources import Rule, rules_of
+from hostnet.sources import Sources
 from hostnet.sysctls import has_ipv6, prepare_pod_link, read_sysctl, write_sysctl
 from hostnet.uplinks import Belongings, Moving, Take, put_back
 from hostnet.vlans import ensure_vlan, vlan_name
@@ -104,6 +107,7 @@ __all__ = [
     "CardHasAddresses",
     "CardMissing",
     "CardTaken",
+    "Departure",
     "GatewaySilent",
     "GatewayUnreachable",
     "Interface",
@@ -140,7 +144,7 @@ __all__ = [
     "Refused",
     "Route",
     "RouteConflict",
-    "Rule",
+    "Sources",
     "SysctlMissing",
     "Take",
     "VlanIdTaken",
@@ -152,12 +156,14 @@ __all__ = [
     "announcements",
     "anonymous_netns",
     "bond_state",
+    "bring_up",
     "check_mac",
     "check_mtu",
     "check_name",
     "create_netns",
     "default_route",
     "delete_address",
+    "delete_found",
     "delete_link",
     "delete_macvlan",
     "delete_netns",
@@ -168,6 +174,7 @@ __all__ = [
     "filter_egress",
     "filters_egress",
     "find_link",
+    "find_route",
     "forget_filter",
     "get_link",
     "has_ipv6",
@@ -184,7 +191,6 @@ __all__ = [
     "read_sysctl",
     "rename_link",
     "replace_route",
-    "rules_of",
     "run_between",
     "run_in",
     "set_down",

@@ -43,20 +43,8 @@ def add_address(net: Net, link: Link, interface: Interface, *, nodad: bool = Tru
     ``AlreadyThere`` (the address with another prefix length), ``Ipv6Missing``.
     """
     what = f"add the address {interface} to"
-    broadcast = None
-    if interface.version == 4 and interface.network.prefixlen < 31:
-        broadcast = interface.network.broadcast_address.packed
-    flags = _NODAD if interface.version == 6 and nodad else 0
-    message = rtnetlink.set_address(
-        rtnetlink.NEWADDR,
-        link.index,
-        interface.ip.packed,
-        interface.network.prefixlen,
-        broadcast=broadcast,
-        flags=flags,
-    )
     try:
-        net.do(what, link.name, message)
+        net.do(what, link.name, address_request(link, interface, nodad=nodad))
     except AlreadyThere as error:
         if any(a.interface == interface for a in list_addresses(net, link)):
             return False
@@ -79,6 +67,21 @@ def add_address(net: Net, link: Link, interface: Interface, *, nodad: bool = Tru
             errno=error.errno,
         ) from None
     return True
+
+
+def address_request(link: Link, interface: Interface, *, nodad: bool = True) -> rtnetlink.Message:
+    """What ``add_address`` asks of the kernel."""
+    broadcast = None
+    if interface.version == 4 and interface.network.prefixlen < 31:
+        broadcast = interface.network.broadcast_address.packed
+    return rtnetlink.set_address(
+        rtnetlink.NEWADDR,
+        link.index,
+        interface.ip.packed,
+        interface.network.prefixlen,
+        broadcast=broadcast,
+        flags=_NODAD if interface.version == 6 and nodad else 0,
+    )
 
 
 def delete_address(net: Net, link: Link, interface: Interface) -> bool:

@@ -13,12 +13,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Final, Literal
 
 from hostnet.errors import AlreadyThere, NotSupported, NotThere, Refused, from_errno
+from hostnet.kernel import run_in
 from hostnet.links import Link, get_link
 from hostnet.netfilter import talk
 from hostnet.netlink import Net
+from hostnet.netns import anonymous_netns
 from hostnet.rtnetlink import (
     ACK,
     CREATE,
@@ -29,7 +32,7 @@ from hostnet.rtnetlink import (
     attributes,
     packed,
 )
-from hostnet.sources import Rule, bpf_program, nft_rule
+from hostnet.sources import Rule, Sources, Template, bpf_program, nft_rule, rules_of, template
 
 Way = Literal["nftables", "tc"]
 WAYS: Final[tuple[Way, ...]] = ("nftables", "tc")
@@ -37,60 +40,71 @@ WAYS: Final[tuple[Way, ...]] = ("nftables", "tc")
 _WHAT: Final = "filter what is sent by"
 _LACKS: Final = (NotSupported, NotThere, Refused)
 """What kernels say that have no such filter, each in its own words."""
-_lacking: set[Way] = set()
-"""What this kernel was found not to have: asking again may start a search for modules."""
+_lacking: dict[Way, bool] = {}
+"""What this kernel was found not to have, and to have: asking again may start a search for modules.
+Never learnt from a pod's own link, which who may change it can make refuse anything."""
 
 
-def filter_egress(net: Net, link: Link, rules: Sequence[Rule]) -> Way | None:
-    """Drops from now on what the link sends and the rules do not accept; which way it is done, None
-    where the kernel has none. Whatever filter of ours was there before is replaced."""
-    for way in WAYS:
-        if way not in _lacking:
-            try:
-                _INSTALL[way](net, link, rules)
-            except _LACKS:
-                # The same is said of a link that has just gone.
-                get_link(net, link.index)
-                _lacking.add(way)
-                continue
-            net.changed("egress filter")
-            return way
+def filter_egress(net: Net, link: Link, own: Sources) -> Way | None:
+    """Drops from now on what the link sends under other addresses than its own, as `rules_of`
+    says; which way it is done, None where the kernel has none. Whatever filter of ours was there
+    before is replaced. What the kernel has and this link refuses is raised."""
+    for way in known_ways():
+        try:
+            _INSTALL[way](net, link, own)
+        except _LACKS:
+            # The same is said of a link that has just gone.
+            get_link(net, link.index)
+            if _has(way):
+                raise
+            continue
+        net.changed("egress filter")
+        return way
     return None
 
 
-def filters_egress(net: Net, link: Link, rules: Sequence[Rule]) -> bool:
+def filters_egress(net: Net, link: Link, own: Sources) -> bool:
     """Whether the link's filter is there and is this one."""
-    for way in WAYS:
-        if way not in _lacking:
-            with suppress(*_LACKS):
-                if _PRESENT[way](net, link, rules):
-                    return True
+    for way in known_ways():
+        with suppress(*_LACKS):
+            if _PRESENT[way](net, link, rules_of(own)):
+                return True
     return False
 
 
 def forget_filter(net: Net, name: str) -> None:
     """Takes away what may be left of the filter of a link that is gone: another link of this name
     would have it."""
-    if "nftables" not in _lacking:
+    if "nftables" in known_ways():
         with suppress(*_LACKS):
-            _batch(net, name, [_nft(_DELTABLE, 0, attribute(1, _table(name)))])
+            _talked(net, name, *_batch([_nft(_DELTABLE, 0, attribute(1, _table(name)))]))
             net.changed("egress filter del")
 
 
 def known_ways() -> tuple[Way, ...]:
     """The ways that this kernel was not found to lack."""
-    return tuple(way for way in WAYS if way not in _lacking)
+    return tuple(way for way in WAYS if not _lacking.get(way))
 
 
-def egress_ways(net: Net, link: Link) -> tuple[Way, ...]:
-    """The ways that this kernel has, tried on a link which may be spoilt."""
-    for way in WAYS:
-        _lacking.discard(way)
-        try:
-            _INSTALL[way](net, link, ())
-        except _LACKS:
-            _lacking.add(way)
-    return known_ways()
+def egress_ways() -> tuple[Way, ...]:
+    """The ways that this kernel has, tried anew in a namespace of their own. May block."""
+    _lacking.clear()
+    return tuple(way for way in WAYS if _has(way))
+
+
+def _has(way: Way) -> bool:
+    if way not in _lacking:
+        with anonymous_netns() as spare:
+            _lacking[way] = run_in(spare, lambda net: _refused(way, net))
+    return not _lacking[way]
+
+
+def _refused(way: Way, net: Net) -> bool:
+    try:
+        _INSTALL[way](net, get_link(net, "lo"), Sources(bytes(6)))
+    except _LACKS:
+        return True
+    return False
 
 
 # nftables: a table for each link, in the netdev family.
@@ -99,21 +113,41 @@ _NEWTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE, _GETRULE = 0, 2, 3, 6, 7
 _NETDEV, _EGRESS, _DROP = 5, 1, 0
 _APPEND: Final = 0x800
 _CHAIN: Final = b"egress\0"
+_KEPT: Final = 32
+"""Requests that are kept: most pods' links have one name and as many addresses."""
 _HEAD = struct.Struct("!BBH")
 
 
-def _install_nft(net: Net, link: Link, rules: Sequence[Rule]) -> None:
-    table = attribute(1, _table(link.name))
-    messages = [_nft(_NEWTABLE, CREATE | EXCLUSIVE, table), *_chain(link, table, rules)]
-    try:
-        _batch(net, link.name, messages)
-    except AlreadyThere:
-        _batch(net, link.name, [_nft(_DELTABLE, 0, table), *messages])
+def _install_nft(net: Net, link: Link, own: Sources) -> None:
+    for again in (False, True):
+        counted, last = _template(link.name, len(own.four), len(own.six) - bool(own.six), again)
+        try:
+            return _talked(net, link.name, counted.filled(own), last)
+        except AlreadyThere:
+            if again:
+                raise
 
 
-def _chain(link: Link, table: bytes, rules: Sequence[Rule]) -> Iterator[Message]:
+@lru_cache(_KEPT)
+def _template(name: str, four: int, six: int, again: bool) -> tuple[Template, int]:
+    """The request for links of this name with so many addresses, and the number of its last
+    message; `again`: what is there goes first."""
+    last = 0
+
+    def made(own: Sources) -> bytes:
+        nonlocal last
+        table = attribute(1, _table(name))
+        messages = [_nft(_DELTABLE, 0, table)] if again else []
+        messages.append(_nft(_NEWTABLE, CREATE | EXCLUSIVE, table))
+        data, last = _batch([*messages, *_chain(name, table, rules_of(own))])
+        return data
+
+    return template(four, six, made), last
+
+
+def _chain(name: str, table: bytes, rules: Sequence[Rule]) -> Iterator[Message]:
     hook = attribute(1, _number(_EGRESS)) + attribute(2, _number(0))
-    hook += attribute(3, link.name.encode(errors="surrogateescape") + b"\0")
+    hook += attribute(3, name.encode(errors="surrogateescape") + b"\0")
     body = table + attribute(3, _CHAIN) + attribute(4, hook)
     body += attribute(5, _number(_DROP)) + attribute(7, b"filter\0")
     yield _nft(_NEWCHAIN, CREATE, body)
@@ -122,18 +156,22 @@ def _chain(link: Link, table: bytes, rules: Sequence[Rule]) -> Iterator[Message]
         yield _nft(_NEWRULE, CREATE | _APPEND, body)
 
 
-def _batch(net: Net, name: str, messages: Sequence[Message]) -> None:
-    """All of it is done, or nothing."""
+def _batch(messages: Sequence[Message]) -> tuple[bytes, int]:
+    """One request, of which all is done or nothing, and the number of its last message."""
     *first, last = messages
     begin, end = (
         Message(kind, 0, _HEAD.pack(0, 0, _SUBSYSTEM), "") for kind in (_NFNL_BEGIN, _NFNL_END)
     )
     batch = [begin, *first, last._replace(flags=last.flags | ACK), end]
     data = b"".join(packed(message, at) for at, message in enumerate(batch))
+    return data, len(messages)
+
+
+def _talked(net: Net, name: str, data: bytes, last: int) -> None:
     for part in talk(net, _WHAT, name, data):
         if part.code:
             raise from_errno(part.code, part.text, _WHAT, name)
-        if part.code == 0 and part.sequence == len(messages):
+        if part.code == 0 and part.sequence == last:
             return
 
 
@@ -172,11 +210,11 @@ _OPS_LENGTH, _OPS, _NAME, _FLAGS = 4, 5, 7, 8
 _DIRECT: Final = 1
 
 
-def _install_tc(net: Net, link: Link, rules: Sequence[Rule]) -> None:
+def _install_tc(net: Net, link: Link, own: Sources) -> None:
     body = _TC.pack(0, link.index, _CLSACT_HANDLE, _CLSACT, 0) + attribute(_KIND, b"clsact\0")
     with suppress(AlreadyThere):
         net.do(_WHAT, link.name, Message(_NEWQDISC, CREATE | EXCLUSIVE, body, "qdisc add"))
-    program = bpf_program(rules)
+    program = bpf_program(rules_of(own))
     options = attribute(_OPS_LENGTH, struct.pack("=H", len(program) // 8))
     options += attribute(_OPS, program) + attribute(_NAME, b"netspace\0")
     options += attribute(_FLAGS, struct.pack("=I", _DIRECT))
@@ -195,7 +233,7 @@ def _filter(link: Link) -> bytes:
     return _TC.pack(0, link.index, _HANDLE, _EGRESS_SIDE, _PRIORITY << 16 | _ALL_PROTOCOLS)
 
 
-_INSTALL: Final[dict[Way, Callable[[Net, Link, Sequence[Rule]], None]]] = {
+_INSTALL: Final[dict[Way, Callable[[Net, Link, Sources], None]]] = {
     "nftables": _install_nft,
     "tc": _install_tc,
 }

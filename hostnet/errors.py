@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno as codes
 import os
+from functools import partial
+from typing import Any
 
 
 class KernelError(Exception):
@@ -27,6 +29,14 @@ class KernelError(Exception):
         self.why = why
         self.remedy = remedy
         self.errno = errno
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), errno=self.errno), (
+            self.what,
+            self.which,
+            self.why,
+            self.remedy,
+        )
 
 
 class NetnsError(KernelError):
@@ -154,7 +164,7 @@ class Busy(KernelError):
 
 
 class OutOfMemory(KernelError):
-    """The kernel has no memory or buffer left for the request; trying again may help."""
+    """The kernel has no memory, buffer or open file left for it; trying again may help."""
 
 
 class Refused(KernelError):
@@ -179,6 +189,8 @@ _BY_ERRNO: dict[int, tuple[type[KernelError], str]] = {
     codes.EADDRNOTAVAIL: (NotThere, "check the address"),
     codes.EOPNOTSUPP: (NotSupported, "load the kernel module, or use a kernel that has it"),
     codes.EAFNOSUPPORT: (NotSupported, "load the kernel module, or use a kernel that has it"),
+    codes.EMFILE: (OutOfMemory, "raise the limit of open files (LimitNOFILE) and try again"),
+    codes.ENFILE: (OutOfMemory, "raise fs.file-max and try again"),
     codes.ENOMEM: (OutOfMemory, "free memory and try again"),
     codes.ENOBUFS: (OutOfMemory, "try again"),
 }

@@ -1,8 +1,8 @@
 """The firewall through iptables-restore and iptables-save, of whichever back end this kernel has.
 
-Chains go in as text, a whole table at once, and come out as text; nothing here knows what the rules
-mean. `--noflush` leaves every chain alone that the text does not name. A job runs in the namespace
-that its thread is in, and so do the programs.
+Chains go in as text, a whole table at once, and come out as text; what the text is, is
+`chains.py`'s. `--noflush` leaves every chain alone that the text does not name. A job runs in the
+namespace that its thread is in, and so do the programs.
 
 Source: iptables-restore(8), iptables-save(8); linux/netfilter_ipv4/ip_tables.h and
 linux/netfilter/nf_tables.h for the marks by which a change is noticed.
@@ -12,34 +12,32 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import shutil
 import socket
 import struct
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
+from hostnet.chains import Family, Present, parse
 from hostnet.errors import KernelError, NotSupported
 from hostnet.netlink import Net
 
-Family = Literal[4, 6]
-IPV4: Final[Family] = 4
-IPV6: Final[Family] = 6
-Tables = dict[str, dict[str, list[str]]]
-"""By table and chain the rules, each as `-A` has it without the chain's name."""
-
-TABLES: Final = ("raw", "filter", "nat")
+TABLES: Final = ("raw", "mangle", "filter", "nat")
 BACK_ENDS: Final = ("nft", "legacy")
 _FOLDERS: Final = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin"
 _SECONDS: Final = 20.0
-_CHAIN: Final = re.compile(r":(\S+) ")
-_RULE: Final = re.compile(r"(?:\[\d+:\d+\] )?-A (\S+) (.*)")
-_MAC: Final = re.compile(r"(--mac-source )([0-9A-Fa-f:]{17})")
 _INFO: Final = {4: (socket.AF_INET, 0), 6: (socket.AF_INET6, 41)}
-_SO_GET_INFO, _INFO_BYTES = 64, 84
+_SO_GET_INFO, _SO_GET_ENTRIES, _INFO_BYTES = 64, 65, 84
+_NAME_BYTES, _ENTRIES_AT, _COUNTERS = 32, 40, 16
+_ENTRY: Final = {4: (90, 96), 6: (142, 152)}
+"""Where in struct ipt_entry and ip6t_entry its length and its counters are."""
+_SMALL: Final = 1 << 17
+_libc = ctypes.CDLL(None)
 _NETFILTER, _GET_GENERATION = 12, 10 << 8 | 16
 
 
@@ -51,17 +49,6 @@ class Firewall:
     back_end: str
     save: str
     restore: str
-
-
-@dataclass(frozen=True)
-class Present:
-    """What one family's tables hold: all chains of the tables asked for, built-in ones too."""
-
-    tables: Tables = field(default_factory=dict)
-
-    def rules(self, table: str, chain: str) -> list[str] | None:
-        """The chain's rules; None where there is no such chain."""
-        return self.tables.get(table, {}).get(chain)
 
 
 def find_firewall(net: Net, family: Family) -> Firewall:
@@ -109,69 +96,97 @@ def restore(net: Net, firewall: Firewall, text: str) -> None:
 
 def matches_sets(net: Net, firewall: Firewall, sets: Mapping[str, str]) -> bool:
     """Whether rules can match the sets of these names, each with its dimensions (``src,src``)."""
-    rules = "".join(
-        f"-A NETSPACE-TRIAL -m set --match-set {name} {dimensions} -j RETURN\n"
-        for name, dimensions in sets.items()
+    return takes_rules(
+        net,
+        firewall,
+        "raw",
+        [f"-m set --match-set {name} {dimensions} -j RETURN" for name, dimensions in sets.items()],
     )
+
+
+def takes_rules(net: Net, firewall: Firewall, table: str, rules: Sequence[str]) -> bool:
+    """Whether the kernel and the programs have what these rules need; nothing of them stays."""
+    lines = "".join(f"-A NETSPACE-TRIAL {rule}\n" for rule in rules)
+    trial = f"*{table}\n:NETSPACE-TRIAL - [0:0]\n{lines}COMMIT\n"
     try:
-        _run(
-            firewall.restore,
-            "--noflush",
-            text=f"*raw\n:NETSPACE-TRIAL - [0:0]\n{rules}COMMIT\n",
-        )
+        _run(firewall.restore, "--noflush", text=trial)
     except KernelError:
         return False
-    _run(firewall.restore, "--noflush", text=_TRIAL_OVER.replace("*nat", "*raw"))
+    _run(firewall.restore, "--noflush", text=_TRIAL_OVER.replace("*nat", f"*{table}"))
     return True
 
 
 def mark(net: Net, firewall: Firewall) -> bytes:
     """What changes when somebody changes the rules, and costs some microseconds: nft's generation,
-    or the sizes of the legacy tables, which miss a rule replaced by one of the same size."""
+    or of the legacy tables a hash of what is in them; of one over `_SMALL` bytes only its size and
+    hooks, which miss a rule replaced by one of the same size."""
     if firewall.back_end == "nft":
         return _generation()
-    return b"".join(_info(firewall.family, table) for table in TABLES)
-
-
-def parse(saved: str) -> Tables:
-    """What iptables-save wrote."""
-    tables: Tables = {}
-    chains: dict[str, list[str]] = {}
-    for line in saved.splitlines():
-        if line.startswith("*"):
-            chains = tables.setdefault(line[1:], {})
-        elif (chain := _CHAIN.match(line)) is not None:
-            chains.setdefault(chain[1], [])
-        elif (rule := _RULE.fullmatch(line)) is not None:
-            lower = _MAC.sub(lambda found: found[1] + found[2].lower(), rule[2])
-            chains.setdefault(rule[1], []).append(lower)
-    return tables
+    with socket.socket(_INFO[firewall.family][0], socket.SOCK_RAW, socket.IPPROTO_RAW) as opened:
+        return b"".join(_legacy(opened, firewall.family, table) for table in TABLES)
 
 
 def _program(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_FOLDERS}")
 
 
+def start_restore(firewall: Firewall) -> subprocess.Popen[bytes]:
+    """The program that carries a text out, waiting for it: then `give` and `end_restore`."""
+    return _start(firewall.restore, "--noflush")
+
+
+def give(process: subprocess.Popen[bytes], text: str) -> None:
+    """The whole text; the program goes to work. ``OSError`` where it has ended."""
+    stdin, process.stdin = process.stdin, None
+    assert stdin is not None
+    with stdin:
+        stdin.write(text.encode())
+
+
+def end_restore(firewall: Firewall, process: subprocess.Popen[bytes]) -> None:
+    """Waits until a program that was given its text is done. ``KernelError`` with its word."""
+    _end(firewall.restore, process)
+
+
 def _run(*command: str, text: str = "") -> str:
     """What the program writes to standard output."""
+    return _end(command[0], _start(*command), text)
+
+
+def _start(*command: str) -> subprocess.Popen[bytes]:
     name = Path(command[0]).name
     # xtables-legacy locks a file; another program may hold it for a moment.
     waiting = ("-w", "5") if name.endswith("-legacy-restore") else ()
     try:
-        done = subprocess.run(
+        return subprocess.Popen(
             [*command, *waiting],
-            input=text.encode(),
-            capture_output=True,
-            timeout=_SECONDS,
-            check=False,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env=_environment(os.environ),
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
         raise KernelError("run", name, str(error), "look at the machine's load") from None
-    if done.returncode:
-        said = " ".join(done.stderr.decode(errors="replace").split())[:300]
-        raise KernelError("change the rules by", name, said or f"status {done.returncode}", _REMEDY)
-    return done.stdout.decode(errors="replace")
+
+
+def _end(program: str, process: subprocess.Popen[bytes], text: str = "") -> str:
+    name = Path(program).name
+    with process:
+        try:
+            given = text.encode() if process.stdin is not None else None
+            output, errors = process.communicate(given, timeout=_SECONDS)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            process.kill()
+            raise KernelError("run", name, str(error), "look at the machine's load") from None
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        said = " ".join(errors.decode(errors="replace").split())[:300]
+        raise KernelError(
+            "change the rules by", name, said or f"status {process.returncode}", _REMEDY
+        )
+    return output.decode(errors="replace")
 
 
 _REMEDY: Final = "see netspace-agent diagnose for what this kernel has"
@@ -182,16 +197,38 @@ def _environment(ours: Mapping[str, str]) -> dict[str, str]:
     return {name: ours[name] for name in kept if name in ours} | {"LC_ALL": "C"}
 
 
-def _info(family: Family, table: str) -> bytes:
-    """struct ipt_getinfo less the name: hooks, entry points, number of entries and size."""
-    domain, level = _INFO[family]
-    buffer = ctypes.create_string_buffer(table.encode(), _INFO_BYTES)
-    size = ctypes.c_uint32(_INFO_BYTES)
-    with socket.socket(domain, socket.SOCK_RAW, socket.IPPROTO_RAW) as opened:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.getsockopt(opened.fileno(), level, _SO_GET_INFO, buffer, ctypes.byref(size)):
-            return b""
-    return buffer.raw[32 : size.value]
+def _legacy(opened: socket.socket, family: Family, table: str) -> bytes:
+    """struct ipt_getinfo less the name (hooks, entry points, number of entries and size), and the
+    hash of a small table's entries."""
+    level = _INFO[family][1]
+    info = _told(opened, level, _SO_GET_INFO, table, b"", _INFO_BYTES)[_NAME_BYTES:]
+    size = info[-4:]
+    if not info or not 0 < int.from_bytes(size, sys.byteorder) <= _SMALL:
+        return info
+    whole = _ENTRIES_AT + int.from_bytes(size, sys.byteorder)
+    entries = bytearray(_told(opened, level, _SO_GET_ENTRIES, table, size, whole)[_ENTRIES_AT:])
+    # Packets are counted in each entry: that is no change.
+    next_at, counters_at = _ENTRY[family]
+    at = 0
+    while at + counters_at + _COUNTERS <= len(entries):
+        entries[at + counters_at : at + counters_at + _COUNTERS] = bytes(_COUNTERS)
+        step = int.from_bytes(entries[at + next_at : at + next_at + 2], sys.byteorder)
+        if not step:
+            break
+        at += step
+    return info + sha256(entries).digest()
+
+
+def _told(
+    opened: socket.socket, level: int, option: int, table: str, more: bytes, size: int
+) -> bytes:
+    """What the kernel says of the table, empty where nothing: its name goes in and out."""
+    given = table.encode().ljust(_NAME_BYTES, b"\0") + more
+    buffer = ctypes.create_string_buffer(given.ljust(size, b"\0"), size)
+    length = ctypes.c_uint32(size)
+    if _libc.getsockopt(opened.fileno(), level, option, buffer, ctypes.byref(length)):
+        return b""
+    return buffer.raw[: length.value]
 
 
 def _generation() -> bytes:

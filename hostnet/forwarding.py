@@ -7,25 +7,17 @@ macvlan is in (drivers/net/macvlan.c, ``macvlan_open``); one in passthru mode do
 from __future__ import annotations
 
 import socket
-import struct
-from typing import Final
 
+from hostnet.neighbours import list_neighbours, read_neighbour
 from hostnet.netlink import Net
-from hostnet.rtnetlink import DUMP, Message, attributes
-
-_GETNEIGH: Final = 30
-_NEIGHBOUR: Final = struct.Struct("=BxxxiHBB")
-_NDA_LLADDR: Final = 2
 
 
 def list_forwarded(net: Net) -> dict[int, frozenset[str]]:
     """The hardware addresses by the index of the link that takes frames for them."""
     found: dict[int, set[str]] = {}
-    body = _NEIGHBOUR.pack(socket.AF_BRIDGE, 0, 0, 0, 0)
-    request = Message(_GETNEIGH, DUMP, body, "fdb dump")
+    request = list_neighbours(socket.AF_BRIDGE)
     for answer in net.ask("list the hardware addresses of", "the links", request):
-        _, index, _, _, _ = _NEIGHBOUR.unpack_from(answer)
-        address = attributes(answer, _NEIGHBOUR.size).get(_NDA_LLADDR, b"")
-        if len(address) == 6 and not address[0] & 1:
-            found.setdefault(index, set()).add(address.hex(":"))
+        entry = read_neighbour(answer)
+        if len(entry.mac) == 6 and not entry.mac[0] & 1:
+            found.setdefault(entry.link, set()).add(entry.mac.hex(":"))
     return {index: frozenset(addresses) for index, addresses in found.items()}

@@ -7,31 +7,17 @@ handed back to a pool. Any number of jobs may run at once in one process.
 from __future__ import annotations
 
 import _thread
-import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from hostnet.netlink import Net, Observer
 from hostnet.netns import Netns
+from netspace.threads import Outcome, outcome_of, told
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome(Generic[T]):
-    """What came of a job: a result, or what it raised."""
-
-    result: tuple[T] | None = None
-    error: BaseException | None = None
-
-    def value(self) -> T:
-        if self.error is not None:
-            raise self.error
-        assert self.result is not None
-        return self.result[0]
 
 
 def run_in(netns: Netns | None, job: Callable[[Net], T], observer: Observer | None = None) -> T:
@@ -61,11 +47,13 @@ class Kernel:
 
     async def run(self, netns: Netns | None, job: Callable[[Net], T]) -> T:
         """``run_in`` without blocking the event loop."""
-        return await _awaited(lambda late: _job_in(netns, job, self._observer, late))
+        return await told(partial(_start, lambda late: _job_in(netns, job, self._observer, late)))
 
     async def run_between(self, netns: Netns, job: Callable[[Net, Net], T]) -> T:
         """``run_between`` without blocking the event loop."""
-        return await _awaited(lambda late: _job_between(netns, job, self._observer, late))
+        return await told(
+            partial(_start, lambda late: _job_between(netns, job, self._observer, late))
+        )
 
 
 def _job_in(
@@ -92,42 +80,13 @@ def _start(work: Callable[[ExitStack], T], tell: Callable[[Outcome[T]], object])
 
     def body() -> None:
         with ExitStack() as late:
-            try:
-                outcome = Outcome(result=(work(late),))
-            except BaseException as error:
-                outcome = Outcome(error=error)
-            tell(outcome)
+            tell(outcome_of(lambda: work(late)))
 
     # Not threading.Thread: its start waits until the new thread has had its turn.
     _thread.start_new_thread(body, ())
 
 
 def _waited_for(work: Callable[[ExitStack], T]) -> T:
-    told: SimpleQueue[Outcome[T]] = SimpleQueue()
-    _start(work, told.put)
-    return told.get().value()
-
-
-async def _awaited(work: Callable[[ExitStack], T]) -> T:
-    """The same without blocking the event loop. A cancellation is passed on when the work ended."""
-    loop = asyncio.get_running_loop()
-    outcomes: list[Outcome[T]] = []
-    waiting = loop.create_future()
-    interrupted = False
-
-    def ended(outcome: Outcome[T]) -> None:
-        outcomes.append(outcome)
-        if not waiting.done():
-            waiting.set_result(None)
-
-    _start(work, lambda outcome: loop.call_soon_threadsafe(ended, outcome))
-    while not outcomes:
-        try:
-            await waiting
-        except asyncio.CancelledError:
-            interrupted = True
-            if not outcomes:
-                waiting = loop.create_future()
-    if interrupted:
-        raise asyncio.CancelledError
-    return outcomes[0].value()
+    outcomes: SimpleQueue[Outcome[T]] = SimpleQueue()
+    _start(work, outcomes.put)
+    return outcomes.get().value()

@@ -5,9 +5,13 @@ Source: rtnetlink(7), the kernel's Documentation/netlink/specs/rt_link.yaml.
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import re
 import socket
-from dataclasses import dataclass
+import struct
+from dataclasses import dataclass, field
 
 from hostnet import rtnetlink
 from hostnet.errors import (
@@ -17,11 +21,15 @@ from hostnet.errors import (
     InvalidName,
     LinkMissing,
     NameTaken,
+    from_errno,
 )
 from hostnet.netlink import Net
 
 NAME_BYTES = 15
 MIN_MTU = 68
+_SIOCGIFINDEX = 0x8933
+_IFREQ = struct.Struct("@16si20x")
+"""`struct ifreq` of SIOCGIFINDEX (netdevice(7)): name, index."""
 _MACVLAN_MODES = {1: "private", 2: "vepa", 4: "bridge", 8: "passthru", 16: "source"}
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
@@ -34,7 +42,7 @@ class Link:
     with colons; ``carrier``: a signal on the line; ``parent``: the index of the link it lies
     on (or of a veth's peer), counted in the namespace that ``parent_netns`` names (None: its
     own); ``master``: the index of the bond or bridge it belongs to; ``vlan_id`` and
-    ``macvlan_mode`` for those kinds only.
+    ``macvlan_mode`` for those kinds only; ``settings``: as ``rtnetlink.link_settings`` reads them.
     """
 
     index: int
@@ -49,6 +57,7 @@ class Link:
     master: int | None = None
     vlan_id: int | None = None
     macvlan_mode: str | None = None
+    settings: bytes = field(default=b"", compare=False, repr=False)
 
 
 def check_name(name: str) -> str:
@@ -121,10 +130,15 @@ def link_index(name: str) -> int | None:
     """The index of the link of this name, or alternative name, in the namespace that the calling
     thread is in; None where there is none. A few microseconds, and no ``Net``."""
     check_name(name)
+    request = _IFREQ.pack(os.fsencode(name), 0)
     try:
-        return socket.if_nametoindex(name)
-    except OSError:
-        return None
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asking:
+            index: int = _IFREQ.unpack(fcntl.ioctl(asking, _SIOCGIFINDEX, request))[1]
+            return index
+    except OSError as error:
+        if error.errno in (errno.ENODEV, errno.ENXIO):
+            return None
+        raise from_errno(error.errno or 0, "", "look up the link", name) from None
 
 
 def list_links(net: Net) -> list[Link]:
@@ -135,10 +149,13 @@ def list_links(net: Net) -> list[Link]:
 def delete_link(net: Net, which: str | int) -> bool:
     """Delete the link; False when it was not there."""
     found = find_link(net, which)
-    if found is None:
-        return False
+    return found is not None and delete_found(net, found)
+
+
+def delete_found(net: Net, link: Link) -> bool:
+    """The same of a link that was just looked up."""
     try:
-        net.do("delete the link", found.name, rtnetlink.delete_link(found.index))
+        net.do("delete the link", link.name, rtnetlink.delete_link(link.index))
     except LinkMissing:
         return False
     return True
@@ -146,7 +163,12 @@ def delete_link(net: Net, which: str | int) -> bool:
 
 def set_up(net: Net, link: Link) -> None:
     """Set the link up. ``AddressInUse``: a macvlan's MAC is taken on the same parent."""
-    net.do("set up the link", link.name, rtnetlink.set_link(link.index, up=True))
+    net.do("set up the link", link.name, up_request(link))
+
+
+def up_request(link: Link) -> rtnetlink.Message:
+    """What ``set_up`` asks of the kernel."""
+    return rtnetlink.set_link(link.index, up=True)
 
 
 def set_down(net: Net, link: Link) -> None:
@@ -191,4 +213,5 @@ def _link(body: bytes) -> Link:
         master=found.master,
         vlan_id=found.vlan_id,
         macvlan_mode=None if mode is None else _MACVLAN_MODES.get(mode, str(mode)),
+        settings=found.settings,
     )

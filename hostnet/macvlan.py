@@ -1,7 +1,9 @@
-"""Macvlan interfaces: made straight in the namespace of a pod, under a temporary name.
+"""Macvlan interfaces: made straight in the namespace of a pod.
 
-The temporary name follows from the final one, so that whatever a killed call left behind is
-found again by the next one, or by ``delete_macvlan``.
+Kernels before 6.15 refuse a name that a link of the host has. Only then the interface is made under
+a temporary name and renamed in the pod, which costs a grace period of RCU with the kernel's lock
+for links held. The temporary name follows from the final one, so that whatever a killed call left
+behind is found again by the next one, or by ``delete_macvlan``.
 """
 
 from __future__ import annotations
@@ -53,17 +55,19 @@ class Macvlan:
 
 
 def temporary_name(name: str) -> str:
-    """The name under which the macvlan ``name`` is made, before it is renamed."""
+    """The name under which the macvlan ``name`` is made where the host has a link of that name."""
     return "nsp" + hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
-def add_macvlan(home: Net, pod: Net, target: Netns, wanted: Macvlan) -> Link:
+def add_macvlan(
+    home: Net, pod: Net, target: Netns, wanted: Macvlan, parent: Link | None = None
+) -> Link:
     """Make the macvlan in ``target`` and return it as seen there; it is still down.
 
     ``home``: where the parent lives (the host, or ``pod`` itself); ``pod``: a ``Net`` in
-    ``target``. What fails leaves no link behind. Errors: ``InvalidName``, ``InvalidMac``,
-    ``InvalidMtu``, ``InvalidValue`` (the mode), ``ParentMissing``, ``NameTaken``, ``Busy``
-    (the parent is in a bridge, or in passthru already).
+    ``target``; ``parent``: where it was just looked up. What fails leaves no link behind. Errors:
+    ``InvalidName``, ``InvalidMac``, ``InvalidMtu``, ``InvalidValue`` (the mode), ``ParentMissing``,
+    ``NameTaken``, ``Busy`` (the parent is in a bridge, or in passthru already).
     """
     what = f"make the macvlan {wanted.name} on"
     check_name(wanted.name)
@@ -73,42 +77,58 @@ def add_macvlan(home: Net, pod: Net, target: Netns, wanted: Macvlan) -> Link:
         raise InvalidValue(
             what, wanted.parent, f"{wanted.mode!r} is no mode of it", f"use {', '.join(MODES)}"
         )
-    parent = find_link(home, wanted.parent)
+    parent = parent or find_link(home, wanted.parent)
     if parent is None:
         raise ParentMissing(
             what, wanted.parent, "there is no such link", "make it first, or correct the name"
         )
     mtu = check_mtu(wanted.mtu, parent)
     mac = None if wanted.mac is None else check_mac(wanted.mac)
-    if find_link(pod, wanted.name) is not None:
-        raise _taken(wanted)
 
-    temporary = temporary_name(wanted.name)
-    request = rtnetlink.add_macvlan(
-        temporary, parent.index, target.fd, _MODE_NUMBERS[wanted.mode], mac, mtu
-    )
-    made: Link | None = None
-    try:
+    def make(name: str) -> Link:
+        request = rtnetlink.add_macvlan(
+            name, parent.index, target.fd, _MODE_NUMBERS[wanted.mode], mac, mtu
+        )
         try:
-            home.do(what, wanted.parent, request)
-        except AlreadyThere:
-            delete_link(pod, temporary)
             home.do(what, wanted.parent, request)
         except LinkMissing as error:
             raise ParentMissing(
                 what, wanted.parent, error.why, "it was just deleted; make it again"
             ) from None
-        made = get_link(pod, temporary)
+        except KernelError:
+            raise
+        except BaseException:
+            _undo(pod, name)
+            raise
         try:
-            rename_link(pod, made, wanted.name)
-        except NameTaken:
-            raise _taken(wanted) from None
+            return get_link(pod, name)
+        except BaseException:
+            _undo(pod, name)
+            raise
+
+    with suppress(AlreadyThere):
+        return make(wanted.name)
+    temporary = temporary_name(wanted.name)
+    try:
+        made = make(temporary)
+    except AlreadyThere:
+        delete_link(pod, temporary)
+        made = make(temporary)
+    try:
+        rename_link(pod, made, wanted.name)
+    except NameTaken:
+        _undo(pod, made.index)
+        raise _taken(wanted) from None
     except BaseException:
-        # The error that began it is what matters.
-        with suppress(KernelError):
-            delete_link(pod, temporary if made is None else made.index)
+        _undo(pod, made.index)
         raise
     return replace(made, name=wanted.name)
+
+
+def _undo(pod: Net, made: str | int) -> None:
+    # The error that began it is what matters.
+    with suppress(KernelError):
+        delete_link(pod, made)
 
 
 def delete_macvlan(pod: Net, name: str) -> bool:

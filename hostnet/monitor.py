@@ -1,4 +1,4 @@
-"""News of a namespace's links, addresses, routes and interface settings, as the kernel sends it.
+"""News of a namespace's links, addresses, routes, settings and neighbours, as the kernel sends it.
 
 Source: rtnetlink(7), netlink(7) for what an overflow means, NETLINK_ROUTE's groups in
 linux/rtnetlink.h. Arrivals and departures of macvlans on a link come as news of that link, even
@@ -12,19 +12,21 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal
 
 from hostnet.errors import from_errno
-from hostnet.rtnetlink import attributes, parts
+from hostnet.rtnetlink import DELLINK, attributes, parts
 
-Kind = Literal["link", "address", "route", "setting", "all"]
+Kind = Literal["link", "address", "route", "setting", "neighbour", "all"]
 
 _GROUPS: Final = (1, 5, 7, 9, 11, 24, 25)
 """RTNLGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, IPV4_NETCONF, IPV6_NETCONF."""
+_NEIGHBOURS: Final = 3
+"""RTNLGRP_NEIGH, which tells of forwarding entries too."""
 _SO_RCVBUFFORCE: Final = 33
 _BUFFER: Final = 1 << 20
 _DATAGRAM: Final = 1 << 16
@@ -37,6 +39,8 @@ _KINDS: Final[dict[int, Kind]] = {
     25: "route",
     80: "setting",
     81: "setting",
+    28: "neighbour",
+    29: "neighbour",
 }
 _IFLA_IFNAME: Final = 3
 _RTA_OIF: Final = 4
@@ -58,21 +62,14 @@ LOST: Final = News("all")
 
 class Monitor:
     """An asynchronous iterator over lists of ``News``, of the namespace that the thread is in which
-    makes it. What the kernel could not deliver is ``LOST``."""
+    makes it. What the kernel could not deliver is ``LOST``. ``neighbours``: of neighbour and
+    forwarding entries too, of which there may be many."""
 
-    def __init__(self, *, buffer: int = _BUFFER) -> None:
-        try:
-            self._socket = socket.socket(
-                socket.AF_NETLINK,
-                socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
-                socket.NETLINK_ROUTE,
-            )
-        except OSError as error:
-            raise from_errno(error.errno or 0, "", "open", "a netlink socket") from None
+    def __init__(self, *, buffer: int = _BUFFER, neighbours: bool = False) -> None:
+        self._socket = _opened((*_GROUPS, _NEIGHBOURS) if neighbours else _GROUPS)
         # Where the limit may not be passed the default stays: news is lost sooner, which is seen.
         with suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
-        self._socket.bind((0, sum(1 << (group - 1) for group in _GROUPS)))
 
     def close(self) -> None:
         """Close the socket."""
@@ -107,6 +104,49 @@ class Monitor:
                 return found
 
 
+class Departure:
+    """News of one link's end, of the namespace that the thread is in which makes it.
+
+    The kernel tells of it when nothing leaves or enters by the link any more. The request to delete
+    it is answered after a grace period of RCU, 10 to 30 ms later (net/core/dev.c,
+    ``unregister_netdevice_many`` and ``netdev_run_todo``)."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._socket = _opened((1,))
+
+    def fileno(self) -> int:
+        """To wait for: it is readable when there is news."""
+        return self._socket.fileno()
+
+    def seen(self) -> bool:
+        """Whether the link has ended, by the news that is there now. What was lost is not seen."""
+        with suppress(OSError):
+            while True:
+                for part in parts(self._socket.recv(_DATAGRAM)):
+                    if part.type == DELLINK and _news("link", part.body).index == self._index:
+                        return True
+        return False
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+def _opened(groups: Iterable[int]) -> socket.socket:
+    """A socket that takes news of these groups and never waits."""
+    try:
+        opened = socket.socket(
+            socket.AF_NETLINK,
+            socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+            socket.NETLINK_ROUTE,
+        )
+    except OSError as error:
+        raise from_errno(error.errno or 0, "", "open", "a netlink socket") from None
+    opened.bind((0, sum(1 << (group - 1) for group in groups)))
+    return opened
+
+
 def parse_news(data: bytes) -> Iterator[News]:
     """The news of one datagram; messages of other kinds are passed over."""
     try:
@@ -121,7 +161,7 @@ def _news(kind: Kind, body: bytes) -> News:
     if kind == "link":
         name = attributes(body, 16).get(_IFLA_IFNAME, b"").rstrip(b"\0")
         return News(kind, struct.unpack_from("=i", body, 4)[0], os.fsdecode(name))
-    if kind == "address":
+    if kind in ("address", "neighbour"):
         return News(kind, struct.unpack_from("=I", body, 4)[0])
     at, wanted = (12, _RTA_OIF) if kind == "route" else (4, _NETCONFA_IFINDEX)
     index = attributes(body, at).get(wanted, b"")

@@ -8,17 +8,18 @@ from the kernel become typed errors in one place.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
+from hostnet import calls
 from hostnet.errors import KernelError, from_errno
 from hostnet.netns import Netns
 from hostnet.rtnetlink import ACK, DUMP, Message, packed, parts
@@ -27,11 +28,10 @@ Observer = Callable[[str], None]
 """Called after each single change with its name, as in ``"link add"``; may raise."""
 
 _DUMP_TRIES = 5
-_MOST_BYTES = 1 << 16
+_AT_ONCE = 128
+"""Requests in one lot: were all of them refused, the answers would still fit in the socket."""
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
 _THREADS_OWN = "/proc/thread-self/ns/net"
-_kept = ctypes.PyDLL(None)
-"""The C library, called with the interpreter's lock kept: for what never waits."""
 _loading = threading.Lock()
 _loaded: tuple[Any, type[Exception], type[Exception]] | None = None
 
@@ -45,7 +45,6 @@ class Net:
     """
 
     __slots__ = (
-        "_buffer",
         "_home",
         "_observer",
         "_rare",
@@ -60,14 +59,13 @@ class Net:
     ) -> None:
         self.late = late
         self._observer = observer
-        self._buffer: ctypes.Array[ctypes.c_char] | None = None
         self._rare: Any = None
         self._sequence = 0
         self.entered = entered
         self._home = -1
         self._socket = _opened()
         if not entered:
-            self._home = os.open(_THREADS_OWN, os.O_RDONLY | os.O_CLOEXEC)
+            self._home = calls.open_file(_THREADS_OWN, os.O_RDONLY)
 
     def ask(self, what: str, which: str, message: Message) -> list[bytes]:
         """Send one reading request; the bodies of the messages of the answer, one where it asks
@@ -82,6 +80,21 @@ class Net:
         """Send one changing request and tell the observer when the kernel did it."""
         self._answer(what, which, message, ACK)
         self.changed(message.step)
+
+    def do_many(
+        self, what: str, which: str, messages: Iterable[Message]
+    ) -> list[tuple[int, KernelError]]:
+        """Send many changing requests, some at a time, of which the kernel acknowledges the last
+        and those that it refuses: these by their place among the messages. The observer is told
+        of each lot by the name of its first message."""
+        refused: list[tuple[int, KernelError]] = []
+        at, left = 0, iter(messages)
+        while lot := list(islice(left, _AT_ONCE)):
+            for place, code, text in self._lot(what, which, lot):
+                refused.append((at + place, from_errno(code, text, what, which)))
+            at += len(lot)
+            self.changed(lot[0].step)
+        return refused
 
     def look(self, what: str, which: str, verb: str, command: str, **values: Any) -> list[Any]:
         """Send one reading request through pyroute2; the messages of the answer."""
@@ -113,7 +126,7 @@ class Net:
         """Close the sockets."""
         self._socket.close()
         if self._home >= 0:
-            os.close(self._home)
+            calls.close_file(self._home)
             self._home = -1
         if self._rare is not None:
             self._rare.close()
@@ -154,16 +167,36 @@ class Net:
         except OSError as error:
             raise from_errno(error.errno or 0, "", what, which) from None
 
+    def _lot(self, what: str, which: str, lot: list[Message]) -> list[tuple[int, int, str]]:
+        """The places of refused messages, each with the kernel's number and words."""
+        first, last = self._sequence + 1, len(lot) - 1
+        self._sequence += len(lot)
+        refused: list[tuple[int, int, str]] = []
+        data = b"".join(
+            packed(message, first + place, ACK if place == last else 0)
+            for place, message in enumerate(lot)
+        )
+        try:
+            self._socket.send(data)
+            while True:
+                for part in parts(self._received()):
+                    place = part.sequence - first
+                    if part.code is None or not 0 <= place <= last:
+                        continue
+                    if part.code:
+                        refused.append((place, part.code, part.text))
+                    if place == last:
+                        return refused
+        except OSError as error:
+            raise from_errno(error.errno or 0, "", what, which) from None
+
     def _received(self) -> bytes:
         """The next datagram of the answer. It is there as soon as the request was sent, so it is
         taken without giving the interpreter away: another thread would keep it for milliseconds."""
-        if self._buffer is None:
-            self._buffer = ctypes.create_string_buffer(_MOST_BYTES)
-        size = _kept.recv(self._socket.fileno(), self._buffer, _MOST_BYTES, socket.MSG_DONTWAIT)
-        # Whatever went wrong is told again, as an error.
-        if size < 0:
-            return self._socket.recv(_MOST_BYTES)
-        return ctypes.string_at(self._buffer, size)
+        try:
+            return calls.receive(self._socket.fileno())
+        except BlockingIOError:
+            return self._socket.recv(calls.MOST_BYTES)
 
     def _pyroute2(self) -> Any:
         """pyroute2's socket in this namespace, opened when first needed."""

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from hostnet import calls
 from hostnet.errors import (
     KernelError,
     NetnsError,
@@ -56,7 +57,11 @@ class Netns:
             raise NetnsMissing(
                 "enter the network namespace", self.path, "its handle is closed", "open it again"
             )
-        _checked(_libc.setns(self.fd, CLONE_NEWNET), "enter the network namespace", self.path)
+        try:
+            calls.enter(self.fd, CLONE_NEWNET)
+        except OSError as error:
+            code = error.errno or 0
+            raise from_errno(code, "", "enter the network namespace", self.path) from None
 
     def close(self) -> None:
         """Close the file; the namespace lives on while anything else holds it."""
@@ -163,10 +168,11 @@ def delete_netns(path: str) -> bool:
 
 def _is_netns(fd: int) -> bool:
     # The file system is asked first: the ioctl's number may mean anything to another file.
-    answer = ctypes.create_string_buffer(256)
-    _checked(_libc.fstatfs(fd, answer), "examine", f"file {fd}")
-    if ctypes.c_long.from_buffer(answer).value != _NSFS_MAGIC:
-        return False
+    try:
+        if calls.file_system(fd) != _NSFS_MAGIC:
+            return False
+    except OSError as error:
+        raise from_errno(error.errno or 0, "", "examine", f"file {fd}") from None
     try:
         return fcntl.ioctl(fd, _NS_GET_NSTYPE) == CLONE_NEWNET
     except OSError:
@@ -208,4 +214,7 @@ def _opening_failed(error: OSError, what: str, which: str) -> KernelError:
         return NetnsMissing(what, which, why, "it is gone, or the path is wrong", errno=code)
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         return NotPermitted(what, which, why, "run as root", errno=code)
-    return NotANetns(what, which, why, "give a network namespace", errno=code)
+    if code in (errno.EISDIR, errno.ENXIO, errno.ENODEV):
+        return NotANetns(what, which, why, "give a network namespace", errno=code)
+    # It may well be there: no room for an open file says nothing of it.
+    return from_errno(code, "", what, which)

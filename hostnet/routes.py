@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any
 
+from hostnet import route_messages
 from hostnet.errors import (
     AlreadyThere,
     GatewayUnreachable,
@@ -21,10 +22,12 @@ from hostnet.errors import (
 )
 from hostnet.links import Link
 from hostnet.netlink import Net
-from hostnet.rtnetlink import Message, set_route
+from hostnet.route_messages import STATIC, RouteFields, set_route
+from hostnet.rtnetlink import Message
 
 MAIN_TABLE = 254
 _ONLINK = 0x04
+_CLONED = 0x200
 _IPV6_PRIORITY = 1024
 _SCOPES = {"global": 0, "site": 200, "link": 253, "host": 254, "nowhere": 255}
 _SCOPE_NAMES = {number: name for name, number in _SCOPES.items()}
@@ -70,57 +73,82 @@ def default_route(gateway: IPv4Address | IPv6Address, *, onlink: bool = False) -
     return Route(ipaddress.ip_network(everything), gateway, onlink=onlink)
 
 
-def add_route(net: Net, link: Link, route: Route) -> bool:
-    """Add the route by the link; False when exactly that one was there.
+def add_route(net: Net, link: Link, route: Route, *, protocol: int = STATIC) -> bool:
+    """Add the route by the link; False when exactly that one was there. ``protocol``: who makes
+    it, as in ``LinkRoute``.
 
     Errors: ``RouteConflict`` (another route to the destination with the same metric),
     ``GatewayUnreachable`` (the gateway lies in no network of the link, and not ``onlink``),
     ``LinkDown``, ``InvalidValue``.
     """
-    return _set(net, link, route, "add")
+    return _set(net, link, route, "add", protocol)
 
 
-def replace_route(net: Net, link: Link, route: Route) -> bool:
+def replace_route(net: Net, link: Link, route: Route, *, protocol: int = STATIC) -> bool:
     """Add the route, or put it in the place of the one with its destination and metric."""
-    return _set(net, link, route, "replace")
+    return _set(net, link, route, "replace", protocol)
 
 
-def delete_route(net: Net, link: Link, route: Route) -> bool:
-    """Delete the route; False when it was not there."""
+def delete_route(net: Net, link: Link, route: Route, *, protocol: int = STATIC) -> bool:
+    """Delete the route; False when it was not there. With another protocol than the usual one
+    only that one's is."""
+    message = _message("del", link, route, protocol)
     try:
-        net.do(
-            f"delete the route to {route.destination} by", link.name, _message("del", link, route)
-        )
+        net.do(f"delete the route to {route.destination} by", link.name, message)
     except NotThere:
         return False
     return True
 
 
 def list_routes(
-    net: Net, link: Link | None = None, *, table: int | None = MAIN_TABLE
+    net: Net,
+    link: Link | None = None,
+    *,
+    table: int | None = MAIN_TABLE,
+    but: int | None = None,
+    but_by: Collection[int] = (),
 ) -> list[LinkRoute]:
     """The unicast routes of one table (None: of all), of the link or of all links; both
-    families."""
+    families. `but`: those of this protocol are passed over, at next to no cost; `but_by`: those by
+    links with these indices."""
     which = "the namespace" if link is None else link.name
     found = []
     for family in (socket.AF_INET, socket.AF_INET6):
-        filters = {} if table is None else {"table": table}
-        messages = net.look(
-            "list the routes of", which, "route", "dump", family=int(family), **filters
+        for body in net.ask("list the routes of", which, route_messages.list_routes(int(family))):
+            if but is not None and route_messages.route_protocol(body) == but:
+                continue
+            if but_by and route_messages.route_link(body) in but_by:
+                continue
+            if link is not None and route_messages.route_link(body) != link.index:
+                continue
+            fields = route_messages.read_route(body)
+            if fields is None or (table is not None and fields.table != table):
+                continue
+            # A clone, which the kernel keeps of a route for one destination.
+            if not fields.flags & _CLONED:
+                found.append(_route(fields))
+    return found
+
+
+def find_route(net: Net, address: IPv4Address | IPv6Address) -> LinkRoute | None:
+    """How packets of the host's own to the address leave now: link, gateway, source. None where
+    they do not, or stay on the host."""
+    try:
+        bodies = net.ask(
+            "find the route to", str(address), route_messages.get_route(address.packed)
         )
-        found += [r for m in messages if (r := _route(m)) is not None]
-    return [r for r in found if link is None or r.link == link.index]
+    except (GatewayUnreachable, NotThere):
+        return None
+    fields = route_messages.read_route(bodies[0])
+    return None if fields is None else _route(fields)
 
 
-def _set(net: Net, link: Link, route: Route, command: str) -> bool:
+def _set(net: Net, link: Link, route: Route, command: str, protocol: int) -> bool:
     what = f"{command} the route to {route.destination} by"
     gateway = route.gateway
-    if gateway is not None and gateway.version != route.destination.version:
-        raise InvalidValue(
-            what, link.name, f"its gateway {gateway} is of the other family", "correct it"
-        )
+    _check_gateway(what, link, route)
     try:
-        net.do(what, link.name, _message(command, link, route))
+        net.do(what, link.name, _message(command, link, route, protocol))
     except AlreadyThere as error:
         existing = [r for r in list_routes(net, table=route.table) if _same_place(r.route, route)]
         if any(r.link == link.index and _complete(route) == r.route for r in existing):
@@ -145,7 +173,21 @@ def _set(net: Net, link: Link, route: Route, command: str) -> bool:
     return True
 
 
-def _message(command: str, link: Link, route: Route) -> Message:
+def route_request(link: Link, route: Route) -> Message:
+    """What ``add_route`` asks of the kernel; ``InvalidValue``."""
+    _check_gateway(f"add the route to {route.destination} by", link, route)
+    return _message("add", link, route, STATIC)
+
+
+def _check_gateway(what: str, link: Link, route: Route) -> None:
+    gateway = route.gateway
+    if gateway is not None and gateway.version != route.destination.version:
+        raise InvalidValue(
+            what, link.name, f"its gateway {gateway} is of the other family", "correct it"
+        )
+
+
+def _message(command: str, link: Link, route: Route, protocol: int) -> Message:
     route = _complete(route)
     assert route.scope is not None
     return set_route(
@@ -160,6 +202,7 @@ def _message(command: str, link: Link, route: Route) -> Message:
         priority=route.priority,
         flags=_ONLINK if route.onlink else 0,
         metrics={k: v for k, v in (("mtu", route.mtu), ("advmss", route.advmss)) if v},
+        protocol=protocol,
     )
 
 
@@ -193,26 +236,20 @@ def _same_place(one: Route, other: Route) -> bool:
     return (one.destination, one.priority) == (other.destination, other.priority)
 
 
-def _route(message: Any) -> LinkRoute | None:
-    link = message.get_attr("RTA_OIF")
-    if message["type"] != 1 or link is None:
-        return None
-    everything = "0.0.0.0" if message["family"] == socket.AF_INET else "::"
-    address = message.get_attr("RTA_DST") or everything
-    gateway, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
-    metrics = message.get_attr("RTA_METRICS")
+def _route(fields: RouteFields) -> LinkRoute:
+    destination = ipaddress.ip_address(fields.destination)
     return LinkRoute(
         Route(
-            ipaddress.ip_network(f"{address}/{message['dst_len']}"),
-            ipaddress.ip_address(gateway) if gateway else None,
-            _SCOPE_NAMES.get(message["scope"], "global"),
-            ipaddress.ip_address(source) if source else None,
-            (metrics.get_attr("RTAX_MTU") or 0) if metrics else 0,
-            (metrics.get_attr("RTAX_ADVMSS") or 0) if metrics else 0,
-            message.get_attr("RTA_PRIORITY") or 0,
-            message.get_attr("RTA_TABLE") or message["table"],
-            bool(message["flags"] & _ONLINK),
+            ipaddress.ip_network((destination, fields.prefixlen)),
+            ipaddress.ip_address(fields.gateway) if fields.gateway else None,
+            _SCOPE_NAMES.get(fields.scope, "global"),
+            ipaddress.ip_address(fields.source) if fields.source else None,
+            fields.mtu,
+            fields.advmss,
+            fields.priority,
+            fields.table,
+            bool(fields.flags & _ONLINK),
         ),
-        link,
-        message["proto"],
+        fields.link,
+        fields.protocol,
     )

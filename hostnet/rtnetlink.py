@@ -3,21 +3,23 @@
 pyroute2 takes about a millisecond to write one request and read its answer; these take some
 tens of microseconds, nearly all of them the kernel's. What is rare stays with pyroute2.
 
+Routes' are in `route_messages.py`.
+
 Source: rtnetlink(7), netlink(7), and the kernel's Documentation/netlink/specs (rt_link.yaml,
-rt_addr.yaml, rt_route.yaml). All is in the machine's byte order but addresses.
+rt_addr.yaml). All is in the machine's byte order but addresses.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 NEWLINK, DELLINK, GETLINK, SETLINK = 16, 17, 18, 19
 NEWADDR, DELADDR = 20, 21
-NEWROUTE, DELROUTE = 24, 25
+NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
 
 ERROR, DONE = 2, 3
 REQUEST, ACK = 0x1, 0x4
@@ -33,26 +35,46 @@ _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBI")
-_ROUTE = struct.Struct("=BBBBBBBBI")
 _U32 = struct.Struct("=I")
 _S32 = struct.Struct("=i")
 _U16 = struct.Struct("=H")
 
 _SKIP_STATISTICS = 1 << 3
-_UNSPECIFIED_TABLE, _MOST_TABLE = 0, 255
-_STATIC, _UNICAST = 4, 1
 _NESTED = 0x8000
 _TYPE = 0x3FFF
 
 # Attributes (linux/if_link.h, if_addr.h, rtnetlink.h, netlink.h).
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
-_IFLA_LINKINFO, _IFLA_NET_NS_FD, _IFLA_EXT_MASK, _IFLA_CARRIER, _IFLA_NETNSID = 18, 28, 29, 33, 37
+_IFLA_LINKINFO, _IFLA_AF_SPEC, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 18, 26, 28, 29
+_IFLA_CARRIER, _IFLA_NETNSID = 33, 37
+_OF_LINKS: Final = frozenset(
+    (
+        _IFLA_ADDRESS,
+        _IFLA_IFNAME,
+        _IFLA_MTU,
+        _IFLA_LINK,
+        _IFLA_MASTER,
+        _IFLA_LINKINFO,
+        _IFLA_AF_SPEC,
+        _IFLA_CARRIER,
+        _IFLA_NETNSID,
+    )
+)
+"""What is read of the some sixty that the kernel tells of a link."""
 _INFO_KIND, _INFO_DATA = 1, 2
 _MACVLAN_MODE, _VLAN_ID = 1, 1
+_INET_CONF, _INET6_CONF, _INET6_ADDR_GEN_MODE = 1, 2, 8
+_TOLD: Final = {
+    ("ipv4", "arp_notify"): (socket.AF_INET, _INET_CONF, 4 * 21),
+    ("ipv6", "accept_ra"): (socket.AF_INET6, _INET6_CONF, 4 * 3),
+    ("ipv6", "disable_ipv6"): (socket.AF_INET6, _INET6_CONF, 4 * 26),
+    ("ipv6", "ndisc_notify"): (socket.AF_INET6, _INET6_CONF, 4 * 29),
+    ("ipv6", "keep_addr_on_down"): (socket.AF_INET6, _INET6_CONF, 4 * 42),
+    ("ipv6", "addr_gen_mode"): (socket.AF_INET6, _INET6_ADDR_GEN_MODE, 0),
+}
+"""Where a setting stands: the family's number, the attribute, the first byte of a number of four
+(linux/ip.h and linux/ipv6.h, DEVCONF; IPv4's numbers begin at 1)."""
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC = 1, 4, 5, 6, 7
-_RTA_METRICS, _RTA_TABLE = 8, 15
-_RTAX_MTU, _RTAX_ADVMSS = 2, 8
 _ERROR_TEXT = 1
 
 
@@ -94,6 +116,8 @@ class LinkFields:
     master: int | None
     vlan_id: int | None
     macvlan_mode: int | None
+    settings: bytes = b""
+    """Of the families, for `link_settings`."""
 
 
 def packed(message: Message, sequence: int, flags: int = 0) -> bytes:
@@ -117,15 +141,17 @@ def parts(data: bytes) -> Iterator[Part]:
         at += size + 3 & ~3
 
 
-def attributes(data: bytes, at: int = 0) -> dict[int, bytes]:
-    """Type → value of the attributes from `at` on; of one type the last counts."""
+def attributes(data: bytes, at: int = 0, wanted: Container[int] | None = None) -> dict[int, bytes]:
+    """Type → value of the attributes from `at` on, or of those that are wanted; of one type the
+    last counts."""
     found: dict[int, bytes] = {}
-    end = len(data)
+    end, read = len(data), _ATTRIBUTE.unpack_from
     while at + 4 <= end:
-        size, kind = _ATTRIBUTE.unpack_from(data, at)
+        size, kind = read(data, at)
         if size < 4 or at + size > end:
             break
-        found[kind & _TYPE] = data[at + 4 : at + size]
+        if wanted is None or kind & _TYPE in wanted:
+            found[kind & _TYPE] = data[at + 4 : at + size]
         at += size + 3 & ~3
     return found
 
@@ -183,7 +209,7 @@ def set_link(
 def read_link(body: bytes) -> LinkFields:
     """The link in the body of an RTM_NEWLINK."""
     _, _, index, flags, _ = _LINK.unpack_from(body)
-    found = attributes(body, _LINK.size)
+    found = attributes(body, _LINK.size, _OF_LINKS)
     info = attributes(found.get(_IFLA_LINKINFO, b""))
     kind = _text(info.get(_INFO_KIND, b""))
     data = attributes(info.get(_INFO_DATA, b"")) if kind in ("macvlan", "vlan") else {}
@@ -192,19 +218,34 @@ def read_link(body: bytes) -> LinkFields:
         name=_text(found.get(_IFLA_IFNAME, b"")),
         kind=kind,
         mac=found.get(_IFLA_ADDRESS, b"").hex(":"),
-        mtu=_number(found, _IFLA_MTU) or 0,
+        mtu=number(found, _IFLA_MTU) or 0,
         flags=flags,
         carrier=found.get(_IFLA_CARRIER, b"\0") != b"\0",
-        parent=_number(found, _IFLA_LINK) or None,
+        parent=number(found, _IFLA_LINK) or None,
         parent_netns=None
         if _IFLA_NETNSID not in found
         else int(_S32.unpack(found[_IFLA_NETNSID])[0]),
-        master=_number(found, _IFLA_MASTER) or None,
+        master=number(found, _IFLA_MASTER) or None,
         vlan_id=int(_U16.unpack(data[_VLAN_ID])[0])
         if kind == "vlan" and _VLAN_ID in data
         else None,
-        macvlan_mode=_number(data, _MACVLAN_MODE) if kind == "macvlan" else None,
+        macvlan_mode=number(data, _MACVLAN_MODE) if kind == "macvlan" else None,
+        settings=found.get(_IFLA_AF_SPEC, b""),
     )
+
+
+def link_settings(data: bytes) -> dict[tuple[str, str], int]:
+    """What the kernel tells with a link of its settings under net/FAMILY/conf, by family and name;
+    those of `_TOLD` only, and none of a family that it does not have."""
+    found = {}
+    families = attributes(data)
+    for (family, name), (number, place, at) in _TOLD.items():
+        values = attributes(families.get(number, b"")).get(place, b"")
+        if len(values) >= at + 4:
+            found[family, name] = int(_S32.unpack_from(values, at)[0])
+        elif place == _INET6_ADDR_GEN_MODE and values:
+            found[family, name] = values[0]
+    return found
 
 
 def set_address(
@@ -217,7 +258,7 @@ def set_address(
     flags: int = 0,
 ) -> Message:
     """Gives a link (`kind` NEWADDR) an address of 4 or 16 bytes, or takes it (DELADDR)."""
-    family = _family(address)
+    family = family_of(address)
     body = _ADDRESS.pack(family, prefixlen, flags & 0xFF, 0, index)
     body += attribute(_IFA_LOCAL, address) + attribute(_IFA_ADDRESS, address)
     if broadcast is not None:
@@ -228,47 +269,6 @@ def set_address(
     return Message(
         kind, CREATE | EXCLUSIVE if adds else 0, body, "addr add" if adds else "addr del"
     )
-
-
-def set_route(
-    command: str,
-    index: int,
-    destination: bytes,
-    prefixlen: int,
-    *,
-    scope: int,
-    table: int,
-    gateway: bytes | None = None,
-    source: bytes | None = None,
-    priority: int = 0,
-    flags: int = 0,
-    metrics: Mapping[str, int] | None = None,
-) -> Message:
-    """A route by the link with the index: `command` is "add", "replace" or "del"."""
-    kind, how = {
-        "add": (NEWROUTE, CREATE | EXCLUSIVE),
-        "replace": (NEWROUTE, CREATE | REPLACE),
-        "del": (DELROUTE, 0),
-    }[command]
-    named = table if table <= _MOST_TABLE else _UNSPECIFIED_TABLE
-    protocol, route_type = (0, 0) if kind == DELROUTE else (_STATIC, _UNICAST)
-    body = _ROUTE.pack(
-        _family(destination), prefixlen, 0, 0, named, protocol, scope, route_type, flags
-    )
-    if prefixlen:
-        body += attribute(_RTA_DST, destination)
-    body += attribute(_RTA_OIF, _U32.pack(index)) + attribute(_RTA_TABLE, _U32.pack(table))
-    if gateway is not None:
-        body += attribute(_RTA_GATEWAY, gateway)
-    if source is not None:
-        body += attribute(_RTA_PREFSRC, source)
-    if priority:
-        body += attribute(_RTA_PRIORITY, _U32.pack(priority))
-    if metrics:
-        numbers = {"mtu": _RTAX_MTU, "advmss": _RTAX_ADVMSS}
-        inner = b"".join(attribute(numbers[n], _U32.pack(v)) for n, v in metrics.items())
-        body += nested(_RTA_METRICS, inner)
-    return Message(kind, how, body, f"route {command}")
 
 
 def _error(body: bytes, flags: int) -> tuple[int, str]:
@@ -288,7 +288,8 @@ def _link(index: int) -> bytes:
     return _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0)
 
 
-def _family(address: bytes) -> int:
+def family_of(address: bytes) -> int:
+    """The address family by the address's length; `ValueError` where there is none."""
     if len(address) not in (4, 16):
         raise ValueError(f"an address has 4 or 16 bytes, not {len(address)}")
     return int(socket.AF_INET if len(address) == 4 else socket.AF_INET6)
@@ -302,7 +303,8 @@ def _text(value: bytes) -> str:
     return value.rstrip(b"\0").decode(errors="surrogateescape")
 
 
-def _number(found: Mapping[int, bytes], kind: int) -> int | None:
+def number(found: Mapping[int, bytes], kind: int) -> int | None:
+    """The number of 32 bits in the attribute of this type; None where there is none."""
     return int(_U32.unpack(found[kind])[0]) if kind in found else None
 
 

@@ -10,34 +10,43 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Final
 
+from hostnet import calls
 from hostnet.errors import InvalidValue, Ipv6Missing, KernelError, SysctlMissing, from_errno
+from hostnet.links import Link
 from hostnet.netlink import Net
+from hostnet.rtnetlink import link_settings
 
 _ROOT = "/proc/sys/net"
-_MOST_BYTES = 1 << 16
+_MOST_BYTES = 1 << 12
 
 POD_LINK = (
-    ("ipv4", "arp_notify", "1"),
-    ("ipv6", "ndisc_notify", "1"),
     ("ipv6", "accept_ra", "0"),
     ("ipv6", "addr_gen_mode", "0"),
     ("ipv6", "disable_ipv6", "0"),
     ("ipv6", "keep_addr_on_down", "1"),
 )
-"""(family, setting, value) of a pod's interface before it goes up: announce its addresses
-when it does, take none from routers, have a link-local one that follows from the MAC, keep IPv6
-addresses when it goes down."""
+"""(family, setting, value) of a pod's interface before it goes up: take no addresses from routers,
+have a link-local one that follows from the MAC, keep IPv6 addresses when it goes down."""
 
-POD_LOOPBACK = (("ipv6", "disable_ipv6", "0"),)
-"""The same for the pod's ``lo``."""
+POD_LINK_UP = (("ipv4", "arp_notify", "1"), ("ipv6", "ndisc_notify", "1"))
+"""The same once it is up: announce its addresses when it comes up again. The first time they are
+announced by whoever made it, and would be twice."""
+
+_LOCKED: Final = ("addr_gen_mode", "disable_ipv6")
+"""Settings that wait for the kernel's lock for links."""
 
 
 def read_sysctl(net: Net, *segments: str) -> str:
     """The value of net/SEGMENTS…, without the line's end. ``SysctlMissing``, ``Ipv6Missing``."""
-    path = Path(_path(net, segments))
+    path = _path(net, segments)
     try:
-        return path.read_text("ascii").rstrip("\n")
+        file = calls.open_file(path, os.O_RDONLY)
+        try:
+            return calls.read(file).decode("ascii").rstrip("\n")
+        finally:
+            calls.close_file(file)
     except OSError as error:
         raise _failed(error, "read", segments) from None
 
@@ -71,20 +80,43 @@ def write_sysctl(net: Net, value: str, *segments: str) -> str:
     return before
 
 
-def prepare_pod_link(net: Net, name: str, *, ipv6: bool) -> None:
-    """Write ``POD_LINK`` for the link and, with ``ipv6``, ``POD_LOOPBACK``.
+def prepare_pod_link(net: Net, link: Link, *, ipv6: bool, up: bool = False) -> None:
+    """Write ``POD_LINK`` for the link, which was just looked up, and with ``ipv6`` have the pod's
+    ``lo`` take IPv6; with ``up``, ``POD_LINK_UP``.
 
     Without ``ipv6`` a kernel that has no IPv6 is fine; with it, that is ``Ipv6Missing``.
     """
-    for link, table in (("lo", POD_LOOPBACK if ipv6 else ()), (name, POD_LINK)):
-        for family, setting, value in table:
-            if family == "ipv6" and not ipv6 and setting == "disable_ipv6":
-                continue
-            try:
-                write_sysctl(net, value, family, "conf", link, setting)
-            except Ipv6Missing:
-                if ipv6:
-                    raise
+    loopback = ("ipv6", "conf", "lo", "disable_ipv6")
+    if ipv6 and not up and read_sysctl(net, *loopback) != "0":
+        write_sysctl(net, "0", *loopback)
+    known = link_settings(link.settings)
+    for family, setting, value in POD_LINK_UP if up else POD_LINK:
+        told = known.get((family, setting))
+        if told == int(value) or (setting == "disable_ipv6" and not ipv6):
+            continue
+        segments = family, "conf", link.name, setting
+        try:
+            if told is None or setting in _LOCKED:
+                write_sysctl(net, value, *segments)
+            else:
+                _write(net, value, segments)
+        except Ipv6Missing:
+            if ipv6:
+                raise
+
+
+def _write(net: Net, value: str, segments: tuple[str, ...]) -> None:
+    """Sets what has another value, and waits for nothing."""
+    path = _path(net, segments)
+    try:
+        file = calls.open_file(path, os.O_WRONLY)
+        try:
+            calls.write(file, value.encode("ascii"))
+        finally:
+            calls.close_file(file)
+    except OSError as error:
+        raise _failed(error, f"write {value!r} to", segments) from None
+    net.changed("sysctl write")
 
 
 def has_ipv6() -> bool:
