@@ -36,9 +36,10 @@ from cni_plugins.protocol import CniError, Invocation
 from cni_plugins.records import Record
 from cni_plugins.results import Dns, Interface, Private, Result, Route, attached, gateway_of
 from cni_plugins.services.book import for_families, read_book
+from cni_plugins.services.handed import federated, read_handed
 from cni_plugins.steps import in_thread
 from cni_plugins.wiring import Plan, Wired
-from hostnet import AddressConflict, vlan_name
+from hostnet import AddressConflict, check_name, vlan_name
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ async def add(host: Host, invocation: Invocation) -> Result:
     conf = parse_netconf(invocation.config)
     mac = wanted_mac(conf, invocation)
     host.wiring.check_pod(invocation.netns)
+    check_name(invocation.ifname)
     async with host.lock(key_of(invocation)), AsyncExitStack() as vlan_lock:
         old = await load(host, key_of(invocation))
         refuse_other_network(old, invocation)
@@ -66,10 +68,12 @@ async def add(host: Host, invocation: Invocation) -> Result:
             addresses = await (lease if own else _foreign)(attempt)
             plan = await _plan(attempt, addresses)
             wired = await _wire(attempt, plan, vlan_lock)
-            return await _complete(attempt, addresses, wired)
+            result = await _complete(attempt, addresses, wired)
         except BaseException as error:
             await attempt.taken_back(error)
             raise
+        attempt.undo.forget()
+        return result
 
 
 async def _foreign(attempt: Attempt) -> Result:
@@ -138,14 +142,17 @@ async def _plan(attempt: Attempt, addresses: Result) -> Plan:
 def _services(
     attempt: Attempt, addresses: Result, private: Private
 ) -> tuple[str, tuple[Route, ...], tuple[str, ...]]:
-    """The vmac, the pod's routes to Services and the node, and the addresses that the node speaks
-    from, as the agent wrote them down: nothing before there is a vmac. The runtime is not told of
-    them: they come and go with the agent's configuration."""
+    """The vmac, the pod's routes to Services, the node and other clusters, and the addresses that
+    the node speaks from, as the agents wrote them down: nothing before there is a vmac. The runtime
+    is not told of them: they come and go with the agents' configuration."""
     if not private.network or attempt.conf.link_in_container:
         return "", (), ()
     book = read_book(attempt.host.records.folder)
     known = book.routes.get(private.network, ())
-    routes = for_families(known, [ip.address for ip in addresses.ips])
+    own = [ip.address for ip in addresses.ips]
+    routes = for_families(known, own)
+    handed = read_handed(attempt.host.handover)
+    routes += federated(handed, book.segment(private.network), own)
     return book.vmac(private.network), routes, book.sources
 
 
@@ -154,17 +161,20 @@ async def _wire(attempt: Attempt, plan: Plan, vlan_lock: AsyncExitStack) -> Wire
     go again, no other ADD may put its macvlan on it: hence the lock, which the caller ends."""
     host, record = attempt.host, attempt.record
     alone = await _lock_vlan(host, plan, vlan_lock)
-    try:
-        wired = await host.wiring.attach(plan)
-    except AddressConflict:
-        record.conflict = True
-        raise
-    record.mac, record.mtu, record.sandbox = wired.mac, wired.mtu, wired.sandbox
 
     async def detach() -> None:
         attempt.stuck = True
-        await host.wiring.detach(plan.netns, plan.ifname, wired.mac)
+        await host.wiring.detach(plan.netns, plan.ifname, record.mac)
         attempt.stuck = False
+
+    try:
+        wired = await host.wiring.attach(plan)
+    except BaseException as error:
+        record.conflict = isinstance(error, AddressConflict)
+        if record.mac:
+            attempt.undo.push("interface", detach)
+        raise
+    record.mac, record.mtu, record.sandbox = wired.mac, wired.mtu, wired.sandbox
 
     if wired.made_vlan and alone:
         attempt.undo.push("VLAN", lambda: _drop_vlan(host, plan))
@@ -185,12 +195,14 @@ async def _lock_vlan(host: Host, plan: Plan, lock: AsyncExitStack) -> bool:
     link = vlan_name(plan.master, plan.vlan)
     name = f"vlan-{link}"
     if not plan.in_container and await host.wiring.link_index(link) is not None:
-        await lock.enter_async_context(held(host.records.locks, name, host.lock_wait, shared=True))
+        await lock.enter_async_context(
+            held(host.records.lock_file, name, host.lock_wait, shared=True)
+        )
         # Whoever made it may have taken it back before the lock was given.
         if await host.wiring.link_index(link) is not None:
             return False
         await lock.aclose()
-    await lock.enter_async_context(held(host.records.locks, name, host.lock_wait))
+    await lock.enter_async_context(held(host.records.lock_file, name, host.lock_wait))
     return True
 
 

@@ -7,11 +7,9 @@ be asked (what needs no server is done).
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import click
 import msgspec
@@ -26,28 +24,20 @@ from cni_plugins.node_config import NodeConfig
 from cni_plugins.reporting import Outcome
 from cni_plugins.wiring import HostWiring
 from hostnet import Kernel
-from netspace import logs
+from netspace import logs, programs
 from netspace.problems import Problem
 
-FAILED = 1
-MISCONFIGURED = 2
+PROGRAM = "netspace-agent"
 SERVER_AWAY = 4
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(netspace.__version__, prog_name="netspace-agent")
+@click.version_option(netspace.__version__, prog_name=PROGRAM)
 def main() -> None:
     """Look after a node: its bonds, its VLANs and what its pods left behind."""
 
 
-_config = click.option(
-    "--config",
-    "path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=DEFAULT_NODE_CONFIG,
-    show_default=True,
-    help="The node's configuration.",
-)
+_config = programs.configured(DEFAULT_NODE_CONFIG, "The node's configuration.")
 
 
 @main.command("prepare")
@@ -59,12 +49,9 @@ def prepare_command(path: Path) -> None:
     """
     config = _configuration(path)
     logs.setup(config.log_level)
-    try:
-        outcome = asyncio.run(_prepare(config))
-    except Problem as problem:
-        _fail(MISCONFIGURED, str(problem))
+    outcome = programs.done(PROGRAM, lambda: _prepare(config), status=programs.MISCONFIGURED)
     if outcome.failed:
-        sys.exit(FAILED)
+        sys.exit(programs.FAILED)
     if outcome.server_away:
         sys.exit(SERVER_AWAY)
 
@@ -81,9 +68,9 @@ def serve_command(path: Path) -> None:
     from cni_plugins import daemon
 
     try:
-        asyncio.run(daemon.serve(config, path.absolute()))
+        daemon.run(config, path.absolute())
     except Problem as problem:
-        _fail(FAILED, str(problem))
+        programs.fail(PROGRAM, str(problem))
 
 
 @main.command("status")
@@ -100,7 +87,7 @@ def status_command(path: Path, as_json: bool) -> None:
     try:
         answer = agent_status.ask(Path(socket), "status")
     except Problem as problem:
-        _fail(FAILED, f"{problem.detail}: {problem.do}")
+        programs.fail(PROGRAM, f"{problem.detail}: {problem.do}")
     if as_json:
         click.echo(answer)
         return
@@ -126,12 +113,8 @@ def diagnose_command(path: Path) -> None:
             host = host_on(config, client, HostWiring(kernel), os.environ)
             return await diagnosis.diagnose(config, kernel, client, host)
 
-    try:
-        found = asyncio.run(look())
-    except Problem as problem:
-        _fail(FAILED, str(problem))
-    if told(found, click.echo):
-        sys.exit(FAILED)
+    if told(programs.done(PROGRAM, look), click.echo):
+        sys.exit(programs.FAILED)
 
 
 main.add_command(install_command)
@@ -139,17 +122,7 @@ main.add_command(uninstall_command)
 
 
 def _configuration(path: Path) -> NodeConfig:
-    try:
-        return node_config.load(path)
-    except Problem as problem:
-        for fault in problem.errors:
-            click.echo(f"netspace-agent: {fault}", err=True)
-        sys.exit(MISCONFIGURED)
-
-
-def _fail(status: int, why: str) -> NoReturn:
-    click.echo(f"netspace-agent: {why}", err=True)
-    sys.exit(status)
+    return programs.configuration(PROGRAM, lambda: node_config.load(path))
 
 
 async def _prepare(config: NodeConfig) -> Outcome:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -17,6 +17,7 @@ from cni_plugins import frames
 from cni_plugins.frames import Question
 from cni_plugins.hosts import Hosts, Kept
 from cni_plugins.kubernetes.telling import EventCounts, Teller
+from cni_plugins.making import Maker
 from cni_plugins.node_config import NodeConfig
 from cni_plugins.reporting import logical_cards
 from cni_plugins.rounds import Rounds, Said
@@ -34,7 +35,9 @@ class AgentStatus(msgspec.Struct, kw_only=True):
     """The agent as it is now. `calls`: how many of each command ended how since it started, `done`
     or the code. `server`: empty where one is ready, else why none is. `said`: what came of reports
     and releases when they were last tried. `events`: those on pods, None where they are not
-    wanted. `links`: bonds, VLANs and networks' parents. Moments are RFC 3339, in UTC."""
+    wanted. `links`: bonds, VLANs and networks' parents. `maker`: the process that makes
+    interfaces, None where the agent makes them itself since that one has ended. `memory_mib`: of
+    both its processes, and twice what they share. Moments are RFC 3339, in UTC."""
 
     version: str
     pid: int
@@ -56,6 +59,7 @@ class AgentStatus(msgspec.Struct, kw_only=True):
     said: dict[str, Said]
     events: EventCounts | None
     links: list[LinkReport]
+    maker: int | None
     memory_mib: float
 
 
@@ -68,6 +72,7 @@ class Picture(msgspec.Struct):
     path: Path
     kernel: Kernel
     teller: Teller
+    maker: Maker
     since: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -100,7 +105,8 @@ async def status_of(picture: Picture) -> bytes:
             said=picture.rounds.said,
             events=picture.teller.counts if _tells(config) else None,
             links=await picture.kernel.run(None, lambda net: logical_cards(net, parents)),
-            memory_mib=round(_memory() / 2**20, 1),
+            maker=None if picture.maker.gone else picture.maker.pid,
+            memory_mib=round((_memory() + _memory(picture.maker.pid)) / 2**20, 1),
         )
     return msgspec.json.encode(status)
 
@@ -153,6 +159,10 @@ def lines_of(status: AgentStatus) -> Iterator[str]:
         )
     for link in status.links:
         yield f"link {_link(link)}"
+    if status.maker is None:
+        yield "interfaces: THE SECOND PROCESS HAS ENDED, bursts are slower until a restart"
+    else:
+        yield f"interfaces: of several pods at once made by process {status.maker}"
     yield f"memory: {status.memory_mib} MiB"
 
 
@@ -177,9 +187,12 @@ async def _why_not_ready(kept: Kept) -> str:
     return ""
 
 
-def _memory() -> int:
-    """Bytes of memory that are this process's now (proc(5), statm)."""
-    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+def _memory(pid: int | Literal["self"] = "self") -> int:
+    """Bytes of memory that are the process's now (proc(5), statm); 0 where it has ended."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1])
+    except OSError:
+        return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 
+from cni_plugins import parsed
 from cni_plugins.netconf import NetConf, ipam_routes
 from cni_plugins.protocol import CniError
 from cni_plugins.results import Ip, Private, Result, Route
@@ -107,7 +108,7 @@ def default_routes(ips: Sequence[Ip]) -> list[Route]:
 
 def _check_gateway(gateway: str, subnet: IPv4Network | IPv6Network | None, network: str) -> None:
     try:
-        address = ip_address(gateway)
+        address = parsed.address(gateway)
     except ValueError:
         raise _inconsistent(f"the gateway {gateway[:60]!r} of {network} is no address") from None
     if subnet is None or address.version != subnet.version:

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
@@ -19,10 +20,12 @@ from cni_plugins.protocol import Invocation
 from cni_plugins.records import Key, Record, Records
 from cni_plugins.steps import in_thread
 from cni_plugins.wiring import Wiring
+from netspace import handover
 from netspace.messages import (
     AllocateRequest,
     Allocation,
     AttachmentId,
+    NetworkView,
     Pod,
     Released,
     ReleaseRequest,
@@ -52,14 +55,16 @@ class Pods(Protocol):
         """`CniError` 11 where they cannot be had now."""
 
 
-def _no_observer(_: str) -> None:
+def _no_observer(_: object) -> None:
     pass
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
     """The node an operation runs on. `random` gives that many unpredictable bytes; `step` is told
-    the name of every step that was done, and what it raises makes the operation fail there. `pods`
-    is asked where the runtime passes no annotations; None: then pods have none."""
+    the name of every step that was done, and what it raises makes the operation fail there.
+    `leased` is told of the network of every slot that the server gives. `pods`
+    is asked where the runtime passes no annotations; None: then pods have none. `handover`: the
+    file with the federation's routes for pods."""
 
     cluster: str
     node: str
@@ -68,13 +73,17 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     wiring: Wiring
     environ: dict[str, str]
     pods: Pods | None = None
+    handover: Path = Path(handover.PATH)
     random: Callable[[int], bytes] = os.urandom
     step: Callable[[str], None] = _no_observer
+    leased: Callable[[NetworkView], None] = _no_observer
     lock_wait: float = LOCK_WAIT
 
     def lock(self, key: Key, wait: float | None = None) -> AbstractAsyncContextManager[None]:
         """The lock of an attachment, or `CniError` 11 after `wait` seconds."""
-        return locks.held(self.records.locks, str(key), self.lock_wait if wait is None else wait)
+        return locks.held(
+            self.records.lock_file, str(key), self.lock_wait if wait is None else wait
+        )
 
     def new_claim(self) -> str:
         return self.random(16).hex()
@@ -108,4 +117,5 @@ async def save(host: Host, record: Record) -> None:
 
 
 async def forget(host: Host, key: Key) -> None:
-    await in_thread(lambda: host.records.delete(key))
+    # As above.
+    host.records.delete(key)

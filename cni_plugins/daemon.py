@@ -16,7 +16,6 @@ import os
 import resource
 import signal
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -27,15 +26,16 @@ from cni_plugins import sockets
 from cni_plugins.agent_status import Picture, status_of
 from cni_plugins.hosts import Hosts, Kept
 from cni_plugins.kubernetes.telling import Teller
+from cni_plugins.making import Maker, MakerWiring
 from cni_plugins.node_config import NodeConfig
 from cni_plugins.node_state.state import NodeState
 from cni_plugins.rounds import Rounds
 from cni_plugins.services.keeper import NodeServices
 from cni_plugins.serving import Agent, Witnesses
-from cni_plugins.wiring import HostWiring
 from hostnet import Kernel
 from netspace import logs
 from netspace.problems import Problem
+from netspace.programs import told_to_stop
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +43,8 @@ STOP_TIME: Final = 25.0
 """Seconds that calls under way may take to end once the agent is told to stop."""
 WATCH: Final = 2.0
 """Seconds between two looks at the configuration's file."""
-_COLLECT: Final = (50_000, 20, 50)
-_THREADS: Final = 8
-"""Calls that block for a file at once: more would only wait for the same disk."""
+_COLLECT: Final = (1_000, 5, 5)
+"""Calls leave no cycles behind. What does, as errors may, must not wait for long."""
 _M_ARENA_MAX: Final = -8
 _ARENAS: Final = 2
 """Heaps that glibc keeps (mallopt(3)). It would make one for each of many threads, and what a pod's
@@ -59,21 +58,23 @@ _LATE: Final = (
 """What is imported only once it is needed, and would be with the first call."""
 
 
-async def serve(config: NodeConfig, path: Path) -> None:
+def run(config: NodeConfig, path: Path) -> None:
     """Serves until SIGTERM or SIGINT. `config` is what the file at `path` says. Raises `Problem`
     where it cannot listen."""
+    _prepare_process()
+    asyncio.run(_serve(config, path, Maker.start()))
+
+
+async def _serve(config: NodeConfig, path: Path, maker: Maker) -> None:
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = told_to_stop()
     listener, handed_over = sockets.listener(Path(config.agent.socket))
-    _prepare_process(loop)
     kernel = Kernel()
-    hosts = Hosts(HostWiring(kernel), environment(os.environ))
+    hosts = Hosts(MakerWiring(kernel, maker), environment(os.environ))
     rounds = Rounds(hosts, str(path), kernel, lambda kept: node_state_of(kept, kernel))
     teller = Teller(hosts, str(path))
     agent = Agent(hosts, config.agent, Witnesses(rounds, teller))
-    picture = Picture(agent, rounds, hosts, path, kernel, teller)
+    picture = Picture(agent, rounds, hosts, path, kernel, teller, maker)
     agent.questions["status"] = lambda: status_of(picture)
     loop.add_signal_handler(signal.SIGHUP, hosts.reload)
     running = [
@@ -116,10 +117,9 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _prepare_process(loop: asyncio.AbstractEventLoop) -> None:
+def _prepare_process() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    loop.set_default_executor(ThreadPoolExecutor(_THREADS, "file"))
     with suppress(AttributeError):  # Another C library has no such thing.
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
     hostnet.netlink.load()

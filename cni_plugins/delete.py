@@ -6,6 +6,7 @@ away the release stays pending in the record and DEL succeeds.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable
 
@@ -17,7 +18,7 @@ from cni_plugins.netconf import OWN_IPAM
 from cni_plugins.protocol import CniError, Invocation, valid_attachments
 from cni_plugins.records import Key, Plugin, Record
 from cni_plugins.results import Result, parse_prev_result
-from cni_plugins.steps import in_thread
+from cni_plugins.steps import in_thread, settled
 from netspace.problems import Problem
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ async def delete(host: Host, invocation: Invocation, plugin: Plugin) -> None:
             failures += await _remove_unrecorded(
                 host, invocation, interface=plugin == "netspace", own=ipam == OWN_IPAM
             )
+            await forget(host, key)
         if ipam and ipam != OWN_IPAM:
             failures += await _tried(delegate.run(invocation, ipam, "DEL", host.environ))
     if failures:
@@ -76,14 +78,15 @@ async def _remove(host: Host, record: Record, also: str = "") -> list[Exception]
     """Interface, address and record; the record stays as long as one of the others does."""
     if record.state != "releasing":
         record.state = "releasing"
-        await save(host, record)
+        # A full disk holds nothing back: to forget a record takes no room.
+        await _tried(save(host, record))
     failures: list[Exception] = []
-    if record.plugin == "netspace":
-        for netns in dict.fromkeys((record.netns, also)):
-            if netns:
-                failures += await _tried(host.wiring.detach(netns, record.ifname, record.mac))
     pending = False
+    gone = asyncio.Event()
+    removing = asyncio.ensure_future(_detach(host, record, also, gone))
     try:
+        # Its address must not be another pod's while it still answers for it.
+        await gone.wait()
         await give_back(host, record)
     except Problem as problem:
         pending = True
@@ -93,10 +96,27 @@ async def _remove(host: Host, record: Record, also: str = "") -> list[Exception]
             )
         else:
             failures.append(problem)
+    finally:
+        failures = await settled(removing) + failures
     if pending or failures:
         await save(host, record)
     else:
         await forget(host, record.key)
+    return failures
+
+
+async def _detach(host: Host, record: Record, also: str, gone: asyncio.Event) -> list[Exception]:
+    """Removes the interface, `also` from this namespace; `gone` is set when there is none that
+    sends or receives any more, or no way to be rid of it."""
+    failures: list[Exception] = []
+    try:
+        places = [netns for netns in dict.fromkeys((record.netns, also)) if netns]
+        for netns in places if record.plugin == "netspace" else ():
+            told = gone.set if netns == places[-1] else lambda: None
+            removing = host.wiring.detach(netns, record.ifname, record.mac, told)
+            failures += await _tried(removing)
+    finally:
+        gone.set()
     return failures
 
 

@@ -97,7 +97,7 @@ def _tried(net: Net, config: NodeConfig) -> Iterator[Finding]:
             yield Finding("fault", f"kernel: {name}", error.why, f"load the module {module}")
         else:
             yield Finding("ok", f"kernel: {name}", "there")
-    ways = hostnet.egress_ways(net, hostnet.get_link(net, "lo"))
+    ways = hostnet.egress_ways()
     yield egress_finding(ways)
     if hostnet.has_ipv6():
         yield Finding("ok", "kernel: IPv6", "there")

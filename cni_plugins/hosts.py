@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -75,6 +76,7 @@ def host_on(
         wiring=wiring,
         environ=dict(environ),
         pods=pods,
+        handover=Path(node.handover),
     )
 
 
@@ -172,10 +174,14 @@ class Hosts:
             task.add_done_callback(self._closing.discard)
 
 
+_path = lru_cache(MOST)(Path)
+"""Making one takes longer than looking at it."""
+
+
 def _stamp(path: str) -> Stamp | None:
     """What changes when a file is written or replaced; None where there is none to be seen."""
     try:
-        found = Path(path).stat()
+        found = _path(path).stat()
     except (OSError, ValueError):
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino

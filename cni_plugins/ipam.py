@@ -40,6 +40,7 @@ async def add(host: Host, invocation: Invocation) -> Result:
         except BaseException as error:
             await attempt.taken_back(error)
             raise
+        attempt.undo.forget()
     logger.info(
         "addresses are given",
         extra={**log_fields(record), "addresses": [ip.address for ip in result.ips]},

@@ -59,6 +59,7 @@ async def acquire(
     record.allocation = allocation
     check_allocation(allocation, host.cluster)
     host.records.keep_mapping(allocation.network)
+    host.leased(allocation.network)
     return allocation
 
 
@@ -112,14 +113,15 @@ def surely_not_done(error: BaseException) -> bool:
 async def clear_older_sandboxes(host: Host, record: Record) -> list[str]:
     """The containers of this pod's older sandboxes on this node whose interface is gone.
 
-    One of the same UID was given up by the kubelet: its interface is removed here. One of another
-    UID is another pod under the same name: its interface is left alone and only looked at.
+    One of the same UID was given up by the kubelet: its interface is removed here, as one whose DEL
+    could not do it. One of another UID is another pod under the same name: its interface is left
+    alone and only looked at.
     """
     gone: list[str] = []
     if not (record.pod.namespace and record.pod.name):
         return gone
     for other in host.records.at(Place.of(record.cluster, record.pod, record.ifname)):
-        if other.key != record.key and other.claim is not None:
+        if other.key != record.key and (other.claim is not None or other.pending):
             async with host.lock(other.key, SANDBOX_WAIT):
                 older = await load(host, other.key)
                 if older is None or await _cleared(host, older, record.pod.uid):
@@ -173,12 +175,18 @@ async def _allocate(
 
 
 async def _cleared(host: Host, older: Record, uid: str) -> bool:
-    if older.plugin == "netspace" and uid and older.pod.uid == uid:
-        if older.state != "releasing":
+    ours = older.plugin == "netspace"
+    lives = ours and bool(older.sandbox) and host.wiring.sandbox(older.netns) == older.sandbox
+    if ours and (older.pending or (uid and older.pod.uid == uid)):
+        if not older.pending:
             older.state = "releasing"
             await save(host, older)
-        await host.wiring.detach(older.netns, older.ifname, older.mac)
+        # In the sandbox that it was made in, it is ours whatever MAC it was given since.
+        await host.wiring.detach(older.netns, older.ifname, "" if lives else older.mac)
         return True
+    if lives and older.state == "held":
+        # A link that went with its parent is built again while the sandbox is there.
+        return False
     return not await host.wiring.present(older.netns, older.ifname, older.mac)
 
 

@@ -1,13 +1,17 @@
-"""Locks by name that hold between processes and between coroutines of one process: flock(2).
+"""Locks by name that hold between processes and between coroutines of one process.
 
-Every holder has an open file of its own, so the kernel ends a lock with the process that held it.
+Each name is a byte of one file that is always empty, far behind its end, locked by its holder's own
+open file (F_OFD_SETLK, fcntl(2)). So the kernel ends a lock with the process that held it, and no
+file comes and goes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
+import hashlib
 import os
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,25 +19,33 @@ from time import monotonic
 from typing import Final
 
 from cni_plugins.protocol import TRY_AGAIN, CniError
+from netspace.disk import make_folder
 
 _FIRST_PAUSE: Final = 0.002
 _LONGEST_PAUSE: Final = 0.05
+_FLOCK: Final = struct.Struct("@hhqqi0q")
+"""`struct flock`: type, whence, start, length, pid."""
+_OPENING: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 
 @asynccontextmanager
-async def held(
-    folder: Path, name: str, wait: float, *, shared: bool = False
-) -> AsyncIterator[None]:
-    """Holds the lock for the body, alone or together with others who hold it `shared`. `wait`:
-    seconds before it is `CniError` 11; 0 tries once.
+async def held(file: Path, name: str, wait: float, *, shared: bool = False) -> AsyncIterator[None]:
+    """Holds the lock of this name for the body, alone or together with others who hold it `shared`.
+    `file`: where the locks are, made where it is missing. `wait`: seconds before it is `CniError`
+    11; 0 tries once."""
+    opened = _open(os.fspath(file))
+    try:
+        if not _locked(opened, name, shared):
+            await _wait(opened, name, wait, shared)
+        yield
+    finally:
+        os.close(opened)
 
-    The file is removed by its last holder: whoever got a lock on a removed file begins again.
-    """
-    path = folder / f"{name}.lock"
+
+async def _wait(opened: int, name: str, wait: float, shared: bool) -> None:
     deadline = monotonic() + wait
     pause = _FIRST_PAUSE
-    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    while (file := _try(path, how)) is None:
+    while True:
         if monotonic() >= deadline:
             raise CniError(
                 TRY_AGAIN,
@@ -41,36 +53,29 @@ async def held(
                 f"it did not end within {wait:.0f} s",
             )
         await asyncio.sleep(pause)
+        if _locked(opened, name, shared):
+            return
         pause = min(2 * pause, _LONGEST_PAUSE)
-    try:
-        yield
-    finally:
-        if not shared or _locked(file, path, fcntl.LOCK_EX):
-            path.unlink(missing_ok=True)
-        os.close(file)
 
 
-def _try(path: Path, how: int) -> int | None:
+def _open(path: str) -> int:
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.open(path, _OPENING, 0o600)
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        got = _locked(file, path, how)
-    except BaseException:
-        os.close(file)
-        raise
-    if got:
-        return file
-    os.close(file)
-    return None
+        make_folder(str(Path(path).parent))
+        return os.open(path, _OPENING, 0o600)
 
 
-def _locked(file: int, path: Path, how: int) -> bool:
-    """Whether the open file is locked now, and is still the one at the path."""
+def _locked(opened: int, name: str, shared: bool) -> bool:
+    kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
+    wanted = _FLOCK.pack(kind, os.SEEK_SET, _place(name), 1, 0)
     try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-        return os.fstat(file).st_ino == path.stat().st_ino
-    except (BlockingIOError, FileNotFoundError):
+        fcntl.fcntl(opened, fcntl.F_OFD_SETLK, wanted)
+    except BlockingIOError:
         return False
+    return True
+
+
+def _place(name: str) -> int:
+    """The name's byte, of 2^62: two names never meet."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) >> 2

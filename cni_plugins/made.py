@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from cni_plugins.disk import write_synced
+from netspace.disk import write_synced
 
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _SUFFIX: Final = ".json"
@@ -42,10 +42,12 @@ class Made:
         data = msgspec.json.encode(_Mark(index, boot_id()))
         write_synced(self._folder / f"{name}{_SUFFIX}", data, os.urandom(4).hex())
 
-    def forget(self, name: str) -> None:
-        """The link is gone, or is not ours."""
-        with contextlib.suppress(FileNotFoundError):
-            (self._folder / f"{name}{_SUFFIX}").unlink()
+    def forget(self, name: str, index: int | None = None) -> None:
+        """The link of this name, and of this index where one is given, is gone or is not ours: one
+        that was made under the name meanwhile stays ours."""
+        if index is None or self.all().get(name, index) == index:
+            with contextlib.suppress(FileNotFoundError):
+                (self._folder / f"{name}{_SUFFIX}").unlink()
 
     def all(self) -> dict[str, int]:
         """The indices by name of what was made since this machine started."""

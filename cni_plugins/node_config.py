@@ -24,7 +24,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from netspace import names
+from netspace import handover, names
 from netspace.messages import NewNetwork
 from netspace.problems import Problem
 from netspace.slots import SlotError, SlotMap
@@ -131,7 +131,8 @@ class KubernetesSection(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
 
 class NodeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """`node` empty is the host's name; `state_dir` holds the attachment records. `links`: the
-    address space of the node's logical cards, each under the name its network is to have."""
+    address space of the node's logical cards, each under the name its network is to have.
+    `handover`: the file by which the federation agent hands over routes for pods."""
 
     cluster: Annotated[str, Meta(pattern=names.NAME)]
     node: Annotated[str, Meta(pattern=names.either(names.NODE, ""))] = ""
@@ -140,6 +141,7 @@ class NodeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     bonds: tuple[BondSection, ...] = ()
     links: Annotated[tuple[NewNetwork, ...], Meta(max_length=4096)] = ()
     services: ServicesSection | None = None
+    handover: File = handover.PATH
     agent: AgentSection = AgentSection()
     kubernetes: KubernetesSection | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"

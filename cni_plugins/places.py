@@ -55,14 +55,14 @@ class Place(NamedTuple):
 
 
 class Places(Generic[T]):
-    """What the files in `folder` with this suffix hold. `read` gives what is in one, None where
-    nothing can be read, and `placed` where that is. For any thread."""
+    """What the files in `folder` with this suffix hold. `read` gives what is in one by its path,
+    None where nothing can be read, and `placed` where that is. For any thread."""
 
     def __init__(
         self,
         folder: Path,
         suffix: str,
-        read: Callable[[Path], T | None],
+        read: Callable[[str], T | None],
         placed: Callable[[T], Place],
     ) -> None:
         self._folder, self._suffix = folder, suffix
@@ -119,7 +119,7 @@ class Places(Generic[T]):
             names.discard(name)
             if not names:
                 del self._names[place]
-        found = self._read(self._folder / name)
+        found = self._read(f"{self._folder}/{name}")
         if found is not None:
             self._found[name] = found
             self._names.setdefault(self._placed(found), set()).add(name)

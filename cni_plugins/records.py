@@ -1,8 +1,9 @@
 """Attachment records: what a node knows of each of its pods' interfaces, safe across crashes.
 
-One JSON file for each attachment in STATE_DIR/attachments, written to a temporary file, synced and
-renamed. A record is there before the server is asked for anything and goes when nothing is left to
-take back, so DEL without `prevResult`, GC, repair and pending releases all live from these files.
+One file for each attachment in STATE_DIR/attachments, written to a temporary file, synced and
+renamed. What changes is a new line at its end, synced too: the last line that is whole counts. A
+record is there before the server is asked for anything and goes when nothing is left to take back,
+so DEL without `prevResult`, GC, repair and pending releases all live from these files.
 STATE_DIR/mappings keeps each network's slot mapping, so that an answer that would move addresses
 is noticed. STATE_DIR/since.json says from which revision of the cluster's state on the records are
 complete. STATE_DIR/made says which VLAN interfaces are ours.
@@ -21,20 +22,22 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from cni_plugins.answers import INCONSISTENT
-from cni_plugins.disk import read_whole, write_synced
 from cni_plugins.made import Made
 from cni_plugins.places import Place, Places
 from cni_plugins.protocol import CniError
 from cni_plugins.results import Result
+from netspace.disk import append_synced, half_of, read_whole, remove, write_synced
 from netspace.messages import Allocation, NetworkView, Pod
 
 logger = logging.getLogger(__name__)
 
 _SAFE: Final = re.compile(rb"[A-Za-z0-9_.-]")
 _SUFFIX: Final = ".json"
-_HALF: Final = f"{_SUFFIX}.new"
+_HALF: Final = half_of(_SUFFIX)
 _BROKEN: Final = ".broken"
 _MAX_BROKEN: Final = 1000
+_MOST_LINES: Final = 16
+"""Of a record's file, before it is written anew."""
 
 Plugin = Literal["netspace", "netspace-ipam"]
 State = Literal["adding", "held", "releasing"]
@@ -115,19 +118,20 @@ class Records:
         self._attachments = state_dir / "attachments"
         self._mappings = state_dir / "mappings"
         self._since = state_dir / "since.json"
-        self.locks = state_dir / "locks"
+        self.lock_file = state_dir / "lock"
         self.made = Made(state_dir / "made")
         self._places = Places(self._attachments, _SUFFIX, self._read, _place)
         self._agreed: dict[str, list[str | None]] = {}
+        self._lines: dict[str, int] = {}
 
     def load(self, key: Key) -> Record | None:
         """The attachment's record; None where there is none, or none that can be read: that one is
         set aside, with a line in the log."""
-        return self._read(self._attachments / f"{key}{_SUFFIX}")
+        return self._read(self._file(key))
 
     def there(self, key: Key) -> bool:
         """Whether the attachment has a record, which may be one that cannot be read."""
-        return (self._attachments / f"{key}{_SUFFIX}").exists()
+        return Path(self._file(key)).exists()
 
     def all(self) -> list[Record]:
         """Every record that can be read, in no particular order. They are kept in memory, and not
@@ -140,12 +144,24 @@ class Records:
 
     def save(self, record: Record) -> None:
         """Writes the record; when this returns it outlives a power cut."""
-        write_synced(self._attachments / f"{record.key}{_SUFFIX}", msgspec.json.encode(record))
+        path, data = self._file(record.key), msgspec.json.encode(record)
+        # Only a file whose name is known to be synced is added to: that takes half as long.
+        lines = self._lines.pop(path, _MOST_LINES)
+        if lines < _MOST_LINES:
+            with contextlib.suppress(FileNotFoundError):
+                append_synced(path, b"\n" + data)
+                self._lines[path] = lines + 1
+                return
+        write_synced(path, data)
+        self._lines[path] = 1
 
     def delete(self, key: Key) -> None:
-        """Takes the record away; nothing happens where there is none."""
-        with contextlib.suppress(FileNotFoundError):
-            (self._attachments / f"{key}{_SUFFIX}").unlink()
+        """Takes the record away, and what somebody who was killed had written of it; nothing
+        happens where there is none. Whoever calls this is alone at work on the attachment."""
+        path = self._file(key)
+        self._lines.pop(path, None)
+        remove(path)
+        remove(half_of(path))
 
     def half_written(self) -> list[tuple[str, Path]]:
         """Records that somebody is writing, or was when it was killed, each with its key's text."""
@@ -208,20 +224,22 @@ class Records:
             )
         self._agreed[network.uid] = told
 
-    def _read(self, path: Path) -> Record | None:
+    def _read(self, path: str) -> Record | None:
         try:
             data = read_whole(path)
         except FileNotFoundError:
             return None
-        try:
-            record = msgspec.json.decode(data, type=Record)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            self._set_aside(path)
-            return None
-        if f"{record.key}{_SUFFIX}" != path.name:
-            self._set_aside(path)
-            return None
-        return record
+        for line in reversed(data.split(b"\n")):
+            # Its end may be what somebody had begun to write when it was killed.
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+                record = msgspec.json.decode(line, type=Record)
+                if self._file(record.key) == path:
+                    return record
+        self._set_aside(Path(path))
+        return None
+
+    def _file(self, key: Key) -> str:
+        return f"{self._attachments}/{key}{_SUFFIX}"
 
     def _set_aside(self, path: Path) -> None:
         for number in range(_MAX_BROKEN):

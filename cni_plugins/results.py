@@ -11,12 +11,11 @@ VLAN travels in a private key, `netspace`, which no runtime gets to see.
 
 from __future__ import annotations
 
-import json
-from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, Final
 
 import msgspec
 
+from cni_plugins import parsed
 from cni_plugins.protocol import INVALID_CONFIG, UNDECODABLE, VERSIONS, CniError
 
 PRIVATE_KEY: Final = "netspace"
@@ -157,9 +156,9 @@ def gateway_of(result: Result, route: Route) -> str:
     """The route's gateway, or that of the first address of its family, or nothing."""
     if route.gw:
         return route.gw
-    family = ip_network(route.dst, strict=False).version
+    family = parsed.network(route.dst).version
     for ip in result.ips:
-        if ip.gateway and ip_interface(ip.address).version == family:
+        if ip.gateway and parsed.interface(ip.address).version == family:
             return ip.gateway
     return ""
 
@@ -182,13 +181,13 @@ def _encoded(result: Result, version: str, *, ipam: bool) -> bytes:
         answer["dns"] = dns
     if ipam and result.netspace is not None:
         answer[PRIVATE_KEY] = msgspec.to_builtins(result.netspace)
-    return json.dumps(answer).encode()
+    return msgspec.json.encode(answer)
 
 
 def _ip(ip: Ip, version: str, ipam: bool) -> dict[str, Any]:
     fields = _kept(ip, ("address", "gateway") if ipam else None)
     if version.startswith("0."):
-        fields["version"] = str(ip_interface(ip.address).version)
+        fields["version"] = str(parsed.interface(ip.address).version)
     return fields
 
 
@@ -211,10 +210,10 @@ def _check(result: Result) -> None:
         if len(items) > _MAX_ITEMS:
             raise ValueError(f"it lists more than {_MAX_ITEMS} of a kind")
     for ip in result.ips:
-        version = ip_interface(ip.address).version
+        version = parsed.interface(ip.address).version
         if "/" not in ip.address:
             raise ValueError(f"the address {ip.address} has no prefix length")
-        if ip.gateway and ip_address(ip.gateway).version != version:
+        if ip.gateway and parsed.address(ip.gateway).version != version:
             raise ValueError(f"the gateway {ip.gateway} of {ip.address} is of the other family")
         if ip.interface is not None and not 0 <= ip.interface < max(1, len(result.interfaces)):
             raise ValueError(f"{ip.address} names interface {ip.interface}, which is not listed")
@@ -223,8 +222,8 @@ def _check(result: Result) -> None:
 
 
 def _check_route(route: Route) -> None:
-    version = ip_network(route.dst, strict=False).version
-    if route.gw and ip_address(route.gw).version != version:
+    version = parsed.network(route.dst).version
+    if route.gw and parsed.address(route.gw).version != version:
         raise ValueError(f"the gateway {route.gw} of {route.dst} is of the other family")
     for name in ("mtu", "advmss", "priority"):
         if not 0 <= getattr(route, name) < 2**32:

@@ -1,7 +1,8 @@
 """What the running agent does of its own accord: reports and pending releases, again and again.
 
 Both begin at the start, come back after a while, sooner when something changed, and with growing
-pauses while the server is away. The records are the truth: nothing is remembered here but when to
+pauses while the server is away. The networks are asked for besides, at once, when a pod comes to
+one that the last list has not. The records are the truth: nothing is remembered here but when to
 look again.
 """
 
@@ -25,7 +26,7 @@ from cni_plugins.protocol import Invocation
 from cni_plugins.reporting import Outcome, replay, report_live, report_node
 from cni_plugins.serving import Witness
 from hostnet import Kernel
-from netspace.messages import Network
+from netspace.messages import Network, NetworkView
 from netspace.problems import Problem
 from netspace.upkeep import Dispute
 
@@ -36,6 +37,8 @@ SETTLE: Final = 30.0
 looks at each of them."""
 LOOK: Final = 300.0
 """Seconds after which pending releases are looked for though nobody said that there are any."""
+SPARING: Final = 1.0
+"""Seconds between two questions for the networks on account of pods, at least."""
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
 
@@ -79,6 +82,14 @@ class Repairs(Protocol):
         """Looks and repairs until it is cancelled."""
 
 
+Lane = tuple[str, str, int | None]
+"""A network's UID, parent and VLAN: what the way to its pods depends on."""
+
+
+def _lane(network: Network | NetworkView) -> Lane:
+    return network.uid, network.parent, network.vlan
+
+
 class Rounds(Witness):
     """The reports and releases of the node that the configuration at `path` describes. Made in the
     event loop that runs it."""
@@ -96,6 +107,9 @@ class Rounds(Witness):
         self._hosts, self._path, self._kernel, self._settle = hosts, path, kernel, settle
         self._loop = asyncio.get_running_loop()
         self._woken, self._pending = asyncio.Event(), asyncio.Event()
+        self._lanes: frozenset[Lane] = frozenset()
+        self._unlisted: set[Lane] = set()
+        self._missed, self._asking = asyncio.Event(), asyncio.Lock()
         self._soonest = math.inf
         self._left = 0
         self._make_repairs = repairs
@@ -108,6 +122,7 @@ class Rounds(Witness):
         async with asyncio.TaskGroup() as group:
             group.create_task(self._reports())
             group.create_task(self._releases())
+            group.create_task(self._new_networks())
             if self._make_repairs is not None:
                 group.create_task(self._repairing(self._make_repairs))
 
@@ -118,7 +133,11 @@ class Rounds(Witness):
         self._woken.set()
         self._pending.set()
 
-    def succeeded(self, invocation: Invocation) -> None:
+    def succeeded(self, invocation: Invocation, networks: Sequence[NetworkView]) -> None:
+        for network in networks:
+            if (lane := _lane(network)) not in self._lanes:
+                self._unlisted.add(lane)
+                self._missed.set()
         if invocation.command in ("ADD", "DEL", "GC"):
             self._soonest = min(self._soonest, self._loop.time() + self._settle)
             self._woken.set()
@@ -169,18 +188,54 @@ class Rounds(Witness):
     async def _report_from(self, kept: Kept, outcome: Outcome) -> None:
         config, client = kept.config, kept.client
         try:
-            self.networks = networks = await client.networks(config.cluster)
+            networks = await self._ask_networks(kept)
         except Problem as problem:
             outcome.server_away = True
             self._say(f"server: {problem}")
             return
-        self._say(f"server: it answers, {len(networks)} networks")
-        self._tell_repairs()
         await report_node(config, self._kernel, client, networks, self._say, outcome)
         if not outcome.server_away:
             disputes = await report_live(client, kept.host, self._say, outcome)
             if disputes is not None and self._repairs is not None:
                 await self._repairs.fence(disputes)
+
+    async def _ask_networks(self, kept: Kept) -> Sequence[Network]:
+        """The networks there are now, of which the repairs are told. Raises `Problem`."""
+        # One at a time: an older answer must not come after a newer one.
+        async with self._asking:
+            self.networks = networks = await kept.client.networks(kept.config.cluster)
+            self._lanes = frozenset(map(_lane, networks))
+            self._unlisted -= self._lanes
+        self._say(f"server: it answers, {len(networks)} networks")
+        self._tell_repairs()
+        return networks
+
+    async def _new_networks(self) -> None:
+        """Asks for the networks when pods came to one that was made since the last list."""
+        backoff = Backoff()
+        while True:
+            while not self._unlisted:
+                self._missed.clear()
+                await self._missed.wait()
+            pause = SPARING
+            unlisted, self._unlisted = self._unlisted, set()
+            if await self._listed_anew():
+                backoff.reset()
+            else:
+                self._unlisted |= unlisted
+                pause = max(SPARING, backoff.pause())
+            await asyncio.sleep(pause)
+
+    async def _listed_anew(self) -> bool:
+        try:
+            with self._hosts.using(self._path) as kept:
+                await self._ask_networks(kept)
+        except Problem:
+            return False  # A report says what is wrong with configuration or server.
+        except Exception as error:
+            logger.exception("the networks were not asked for", exc_info=error)
+            return False
+        return True
 
     async def _releases(self) -> None:
         backoff = Backoff()

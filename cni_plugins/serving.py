@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +31,7 @@ from cni_plugins.protocol import TRY_AGAIN, CniError, Invocation
 from cni_plugins.records import Plugin
 from cni_plugins.setting import misconfigured
 from cni_plugins.slots import Slots
+from netspace.messages import NetworkView
 from netspace.problems import Problem
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,8 @@ Ask = Callable[[], Awaitable[bytes]]
 class Witness:
     """Who wants to know what became of calls; does nothing by itself."""
 
-    def succeeded(self, invocation: Invocation) -> None:
-        """An operation on attachments was done."""
+    def succeeded(self, invocation: Invocation, networks: Sequence[NetworkView]) -> None:
+        """An operation on attachments was done; the server gave addresses of these networks."""
 
     def left_pending(self) -> None:
         """Something is left of an attachment that is to be taken back."""
@@ -68,9 +69,9 @@ class Witnesses(Witness):
     def __init__(self, *all_: Witness) -> None:
         self._all = all_
 
-    def succeeded(self, invocation: Invocation) -> None:
+    def succeeded(self, invocation: Invocation, networks: Sequence[NetworkView]) -> None:
         for each in self._all:
-            each.succeeded(invocation)
+            each.succeeded(invocation, networks)
 
     def left_pending(self) -> None:
         for each in self._all:
@@ -312,16 +313,18 @@ class Agent:
 
     async def _called(self, request: Request, deadline: float) -> Answer:
         """What the executable would have written to standard output, and its exit status."""
-        version, command = protocol.VERSIONS[-1], "?"
+        command = "?"
         try:
             command = protocol.command_of(request.variables)
             if command == "VERSION":
                 answer = Answer(0, protocol.version_answer())
             else:
-                version = protocol.version_for_errors(request.stdin)
                 invocation = protocol.parse(request.variables, request.stdin)
                 answer = Answer(0, await self._done(request, invocation, deadline))
         except CniError as error:
+            version = protocol.VERSIONS[-1]
+            if command not in ("?", "VERSION"):
+                version = protocol.version_for_errors(request.stdin)
             self.counts.ended(command, str(error.code))
             return Answer(1, error.encode(version))
         self.counts.ended(command, "done")
@@ -339,7 +342,8 @@ class Agent:
                 return b""
             own = conf.ipam.type == OWN_IPAM
             environ = {**kept.host.environ, **request.variables}
-            host = msgspec.structs.replace(kept.host, environ=environ)
+            networks: list[NetworkView] = []
+            host = msgspec.structs.replace(kept.host, environ=environ, leased=networks.append)
             try:
                 output = await self._in_turn(request.plugin, host, invocation, deadline)
             except (Exception, asyncio.CancelledError) as error:
@@ -348,7 +352,7 @@ class Agent:
                     self._witness.ended(host, invocation, error)
                 raise operations.failure_of(invocation, error) from None
             if own:
-                self._witness.succeeded(invocation)
+                self._witness.succeeded(invocation, networks)
                 self._witness.ended(host, invocation, None)
             self._look_for_pending(host, invocation, failed=False)
             return output

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
+
+from netspace.threads import Threads
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+_files: Final = Threads(8)
+"""Calls that block for a file at once: more would only wait for the same disk."""
 
 
 async def settled(work: Awaitable[T]) -> T:
@@ -32,8 +37,9 @@ async def settled(work: Awaitable[T]) -> T:
 
 
 async def in_thread(call: Callable[[], T]) -> T:
-    """The result of a call that blocks for files, without stopping the other coroutines."""
-    return await settled(asyncio.get_running_loop().run_in_executor(None, call))
+    """The result of a call that blocks for files, without stopping the other coroutines. A
+    cancellation is passed on when the call has ended."""
+    return await _files.run(call)
 
 
 class Undo:
@@ -45,6 +51,11 @@ class Undo:
     def push(self, name: str, call: Callable[[], Awaitable[object]]) -> None:
         """Have this done, before everything that was pushed earlier."""
         self._steps.append((name, call))
+
+    def forget(self) -> None:
+        """Nothing is to be taken back any more. What the steps hold on to would also hold on to
+        them, and only the collector of cycles would find it."""
+        self._steps.clear()
 
     async def run(self) -> list[Exception]:
         """Takes everything back; the failures, which are logged with their step's name."""

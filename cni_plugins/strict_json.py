@@ -5,6 +5,7 @@ Standard library only: a refusal must not wait for anything larger to be importe
 
 from __future__ import annotations
 
+import codecs
 import json
 from typing import Any, Final, NoReturn
 
@@ -16,13 +17,10 @@ def decode(text: bytes) -> dict[str, Any]:
     """The object in the bytes. `ValueError`, with the reason: invalid UTF-8, a key that stands
     twice, NaN and numbers out of range, halves of surrogate pairs, more than `MAX_DEPTH` levels,
     anything but an object."""
+    if text.startswith(codecs.BOM_UTF8):
+        raise ValueError("it begins with a byte order mark (BOM)")
     try:
-        value = json.loads(
-            text.decode("utf-8"),
-            object_pairs_hook=_object,
-            parse_constant=_constant,
-            parse_float=_finite,
-        )
+        value = _DECODER.decode(text.decode("utf-8"))
     except RecursionError:
         raise ValueError(f"it has more than {MAX_DEPTH} levels") from None
     _check(value)
@@ -79,3 +77,8 @@ def _check(value: Any) -> None:
             return
         level = below
     raise ValueError(f"it has more than {MAX_DEPTH} levels")
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_constant, parse_float=_finite
+)

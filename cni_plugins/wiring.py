@@ -7,17 +7,19 @@ each method. What fails in a job is undone in that job, so a method leaves all o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Final, Protocol
 
 import msgspec
 
 import hostnet
+from cni_plugins import parsed
 from cni_plugins.made import boot_id
 from cni_plugins.results import Ip, Route
-from hostnet import Kernel, Link, Net, Netns
+from hostnet import Kernel, KernelError, Link, Net, Netns
+from netspace.handover import ROUTE_PROTOCOL
 
 MAKING: Final = 4
 """Interfaces that are made at once: all take the kernel's one lock for links, and more would only
@@ -27,7 +29,13 @@ _MOST_GUARDED: Final = 16
 """Addresses of an interface that a filter is made for."""
 _PROBE: Final = 0.5
 """Seconds that another owner of an address has for its answer."""
+_NO_SANDBOX: Final = (hostnet.NetnsMissing, hostnet.NotANetns, hostnet.OwnNetns)
+"""A path may be another file's by now, or of a process that has the pod's namespace no more."""
 _SCOPES: Final = {0: "global", 200: "site", 253: "link", 254: "host"}
+
+
+def _nobody() -> None:
+    pass
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,12 +97,19 @@ class Wiring(Protocol):
     def check_pod(self, netns: str) -> None:
         """Refuses a path at which there is no namespace of a pod, before an address is taken."""
 
+    def sandbox(self, netns: str) -> str | None:
+        """What tells the namespace at this path from all others; None where there is none."""
+
     async def attach(self, plan: Plan) -> Wired:
         """Makes the interface and tells the neighbours of its addresses; leaves nothing where it
         fails."""
 
-    async def detach(self, netns: str, ifname: str, mac: str) -> bool:
+    async def detach(
+        self, netns: str, ifname: str, mac: str, gone: Callable[[], None] = _nobody
+    ) -> bool:
         """Removes our interface, and what a killed call left of it; True where there was one.
+        `gone` may be told of its end earlier: nothing leaves or enters by it any more, while the
+        kernel still takes its time.
 
         Only a macvlan with this MAC (or with any, where none is given) is ours. Nothing happens
         where the namespace is gone."""
@@ -120,51 +135,88 @@ class HostWiring:
 
     def __init__(self, kernel: Kernel | None = None) -> None:
         self._kernel = kernel or Kernel()
-        self._making = asyncio.Semaphore(MAKING)
+        self.making = asyncio.Semaphore(MAKING)
 
     def check_pod(self, netns: str) -> None:
         hostnet.open_netns(netns).close()
+
+    def sandbox(self, netns: str) -> str | None:
+        try:
+            with hostnet.open_netns(netns) as opened:
+                return sandbox_of(opened)
+        except _NO_SANDBOX:
+            return None
 
     async def attach(self, plan: Plan) -> Wired:
         made: list[Wired] = []
         with hostnet.open_netns(plan.netns) as netns:
 
             def job(host: Net, pod: Net) -> Wired:
-                made.append(_attach(pod if plan.in_container else host, pod, netns, plan))
+                made.append(attach_between(host, pod, netns, plan))
                 return made[0]
-
-            def undo(host: Net, pod: Net) -> None:
-                hostnet.delete_link(pod, plan.ifname)
-                hostnet.forget_filter(pod, plan.ifname)
-                if made[0].made_vlan:
-                    _drop_vlan(pod if plan.in_container else host, plan)
 
             try:
                 # One that asks its VLAN first mostly waits.
-                async with nullcontext() if plan.probe else self._making:
+                async with nullcontext() if plan.probe else self.making:
                     return await self._kernel.run_between(netns, job)
             except asyncio.CancelledError:
                 # The job ran to its end all the same, and nobody else knows what it made.
                 if made:
-                    await self._kernel.run_between(netns, undo)
+                    await self.undo(plan, made[0])
                 raise
 
-    async def detach(self, netns: str, ifname: str, mac: str) -> bool:
+    async def undo(self, plan: Plan, made: Wired) -> None:
+        """Takes away what was made of the plan."""
+
+        def job(host: Net, pod: Net) -> None:
+            hostnet.delete_link(pod, plan.ifname)
+            hostnet.forget_filter(pod, plan.ifname)
+            if made.made_vlan:
+                _drop_vlan(pod if plan.in_container else host, plan)
+
+        with hostnet.open_netns(plan.netns) as netns:
+            await self._kernel.run_between(netns, job)
+
+    async def detach(
+        self, netns: str, ifname: str, mac: str, gone: Callable[[], None] = _nobody
+    ) -> bool:
+        loop = asyncio.get_running_loop()
+        watched: list[hostnet.Departure] = []
+
+        def look() -> None:
+            if watched[0].seen():
+                loop.remove_reader(watched[0])
+                gone()
+
+        def watch(news: hostnet.Departure) -> None:
+            watched.append(news)
+            loop.add_reader(news, look)
+
         def job(pod: Net) -> bool:
-            left = hostnet.delete_link(pod, hostnet.temporary_name(ifname))
+            temporary = hostnet.temporary_name(ifname)
+            # In the pod, as this thread is: mostly there is none, and no lock is waited for.
+            left = hostnet.link_index(temporary) is not None
+            left = left and hostnet.delete_link(pod, temporary)
             link = hostnet.find_link(pod, ifname)
             if link is None or link.kind != "macvlan" or mac not in ("", link.mac):
                 return left
-            gone = hostnet.delete_link(pod, link.index)
+            if gone is not _nobody:
+                # Without the news the address goes back a moment later.
+                with suppress(OSError, KernelError):
+                    loop.call_soon_threadsafe(watch, hostnet.Departure(link.index))
+            done = hostnet.delete_found(pod, link)
             hostnet.forget_filter(pod, ifname)
-            return gone or left
+            return done or left
 
         try:
             with hostnet.open_netns(netns) as opened:
                 return await self._kernel.run(opened, job)
-        except (hostnet.NetnsMissing, hostnet.NotANetns, hostnet.OwnNetns):
-            # The path may be another file's by now, or of a process that has the pod's no more.
+        except (*_NO_SANDBOX, hostnet.InvalidName):
             return False
+        finally:
+            for news in watched:
+                loop.remove_reader(news)
+                news.close()
 
     async def drop_vlan(self, plan: Plan) -> None:
         if plan.in_container:
@@ -185,7 +237,7 @@ class HostWiring:
         try:
             with hostnet.open_netns(netns) as opened:
                 return await self._kernel.run(opened, job)
-        except (hostnet.NetnsMissing, hostnet.NotANetns, hostnet.OwnNetns):
+        except _NO_SANDBOX:
             return None
 
     async def link_index(self, name: str) -> int | None:
@@ -213,57 +265,57 @@ def guarded(plan: Plan) -> bool:
 
 def has_guard(pod: Net, link: Link, plan: Plan) -> bool:
     """Whether the interface has the filter that the plan wants."""
-    return hostnet.filters_egress(pod, link, _rules(link, plan))
+    return hostnet.filters_egress(pod, link, _sources(link, plan))
 
 
 def make_guard(pod: Net, link: Link, plan: Plan) -> bool:
     """Gives the interface the filter that the plan wants; False where the kernel has none."""
-    return hostnet.filter_egress(pod, link, _rules(link, plan)) is not None
+    return hostnet.filter_egress(pod, link, _sources(link, plan)) is not None
 
 
-def _rules(link: Link, plan: Plan) -> tuple[hostnet.Rule, ...]:
+def _sources(link: Link, plan: Plan) -> hostnet.Sources:
     mac = bytes.fromhex(link.mac.replace(":", ""))
-    return hostnet.rules_of(mac, [ip_interface(ip.address).ip for ip in plan.ips])
+    return hostnet.Sources(mac, tuple(parsed.interface(ip.address).ip for ip in plan.ips))
 
 
-def _attach(home: Net, pod: Net, netns: Netns, plan: Plan) -> Wired:
+def attach_between(host: Net, pod: Net, netns: Netns, plan: Plan) -> Wired:
+    """Makes the plan's interface, all or nothing; `pod` is in `netns`."""
+    home = pod if plan.in_container else host
     made_vlan = plan.vlan is not None and not _vlan(home, plan)
     try:
         parent = hostnet.ensure_vlan(home, plan.master, plan.vlan)
         wanted = hostnet.Macvlan(plan.ifname, parent.name, plan.mode, plan.mac or None, plan.mtu)
-        made = hostnet.add_macvlan(home, pod, netns, wanted)
+        made = hostnet.add_macvlan(home, pod, netns, wanted, parent)
         try:
             _configure(pod, made, plan)
             _reach(home, plan)
         except BaseException:
-            hostnet.delete_link(pod, made.index)
-            hostnet.forget_filter(pod, plan.ifname)
+            # The error that began it is what matters; ADD takes away what is left.
+            with suppress(KernelError):
+                hostnet.delete_link(pod, made.index)
+            with suppress(KernelError):
+                hostnet.forget_filter(pod, plan.ifname)
             raise
     except BaseException:
         if made_vlan:
-            _drop_vlan(home, plan)
+            with suppress(KernelError):
+                _drop_vlan(home, plan)
         raise
     return Wired(made.mac, made.mtu, made_vlan, sandbox_of(netns))
 
 
 def _configure(pod: Net, link: Link, plan: Plan) -> None:
-    interfaces = [ip_interface(ip.address) for ip in plan.ips]
+    interfaces = [parsed.interface(ip.address) for ip in plan.ips]
     ipv6 = any(interface.version == 6 for interface in interfaces)
-    hostnet.prepare_pod_link(pod, link.name, ipv6=ipv6)
+    hostnet.prepare_pod_link(pod, link, ipv6=ipv6)
     if guarded(plan):
         make_guard(pod, link, plan)
     if plan.probe:
         _probe(pod, link, [interface.ip for interface in interfaces])
-    for interface in interfaces:
-        hostnet.add_address(pod, link, interface)
-    hostnet.set_up(pod, link)
-    for route in plan.routes:
-        try:
-            hostnet.add_route(pod, link, kernel_route(route))
-        except hostnet.RouteConflict:
-            # A pod with several interfaces: the first one that brings a route keeps it, as with
-            # the reference plugins.
-            continue
+    # A pod with several interfaces: the first one that brings a route keeps it, as with the
+    # reference plugins.
+    hostnet.bring_up(pod, link, interfaces, [kernel_route(route) for route in plan.routes])
+    hostnet.prepare_pod_link(pod, link, ipv6=ipv6, up=True)
     if interfaces:
         hostnet.announce(pod, link, [interface.ip for interface in interfaces])
 
@@ -274,11 +326,11 @@ def _reach(host: Net, plan: Plan) -> None:
     link = hostnet.find_link(host, plan.vmac) if plan.vmac else None
     if link is None:
         return
-    speaking = {ip_address(text).version: ip_address(text) for text in plan.sources}
+    speaking = {known.version: known for known in map(parsed.address, plan.sources)}
     for ip in plan.ips:
-        address = ip_interface(ip.address).ip
+        address = parsed.interface(ip.address).ip
         route = hostnet.Route(ip_network(address), source=speaking.get(address.version))
-        with suppress(hostnet.KernelError):
+        with suppress(KernelError):
             hostnet.replace_route(host, link, route)
 
 
@@ -299,10 +351,10 @@ def _probe(pod: Net, link: Link, addresses: Sequence[IPv4Address | IPv6Address])
 
 def kernel_route(route: Route) -> hostnet.Route:
     """A result's route as the kernel takes it."""
-    destination = ip_network(route.dst, strict=False)
+    destination = parsed.network(route.dst)
     return hostnet.Route(
         destination,
-        ip_address(route.gw) if route.gw else None,
+        parsed.address(route.gw) if route.gw else None,
         scope=None if route.scope is None else _SCOPES.get(route.scope, str(route.scope)),
         mtu=route.mtu,
         advmss=route.advmss,
@@ -349,7 +401,7 @@ def _live(pod: Net, link: Link) -> Live:
 
 
 def _default_master(net: Net) -> str:
-    for found in hostnet.list_routes(net):
+    for found in hostnet.list_routes(net, but=ROUTE_PROTOCOL):
         if found.route.destination.prefixlen == 0:
             return hostnet.get_link(net, found.link).name
     raise hostnet.ParentMissing(

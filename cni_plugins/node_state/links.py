@@ -17,6 +17,7 @@ from cni_plugins.node_state.faults import Step, bond_faults, parent_steps, unwan
 from cni_plugins.node_state.moving import Journal
 from cni_plugins.node_state.report import Change, Failure, Report
 from cni_plugins.protocol import CniError
+from cni_plugins.records import Record
 from cni_plugins.steps import in_thread
 from hostnet import Kernel, KernelError, Link, Moving, Net, Take
 
@@ -33,7 +34,7 @@ async def mend_links(
     for name, index in list(made.items()):
         link = report.links.get(name)
         if link is None or link.index != index:
-            await in_thread(partial(host.records.made.forget, name))
+            await in_thread(partial(host.records.made.forget, name, index))
             del made[name]
     for parent in wanted.parents:
         await _parent(kernel, host, parent, made, report)
@@ -131,7 +132,7 @@ async def _parent(
     try:
         if any(step.act == "make" for step in steps):
             # Not while an ADD makes it, which may take it back.
-            async with held(host.records.locks, f"vlan-{parent.name}", LOCK_WAIT):
+            async with held(host.records.lock_file, f"vlan-{parent.name}", LOCK_WAIT):
                 await kernel.run(None, lambda net: _take(net, parent, steps, report))
                 link = report.links.get(parent.name)
                 if link is not None and Change(subject, "it was missing", "made") in report.changes:
@@ -158,7 +159,7 @@ def _take(net: Net, parent: Parent, steps: Iterable[Step], report: Report) -> No
                 link = hostnet.get_link(net, step.name)
                 hostnet.set_mtu(net, link, step.value)
                 if link.mtu < step.value:
-                    report.lowered.setdefault(step.name, link.mtu)
+                    report.lowered.setdefault(step.name, set()).add(link.mtu)
                 done = f"{step.name} given the MTU {step.value}"
         except KernelError as error:
             report.failures.append(Failure(subject, str(error)))
@@ -195,12 +196,10 @@ async def _unwanted(
     for link in unwanted(wanted, links, made, forwarded):
         subject = f"link {link.name}"
         try:
-            async with held(host.records.locks, f"vlan-{link.name}", 0):
+            async with held(host.records.lock_file, f"vlan-{link.name}", 0):
                 # An ADD that came meanwhile has its record on disk before it makes anything.
-                names = {
-                    (record.master, record.vlan) for record in await in_thread(host.records.all)
-                }
-                if any(not master for master, _ in names):
+                records = await in_thread(host.records.all)
+                if any(not record.master or _lies_on(record, link) for record in records):
                     report.again = True
                     return
                 await kernel.run(None, partial(hostnet.delete_link, which=link.index))
@@ -209,6 +208,11 @@ async def _unwanted(
         except KernelError as error:
             report.failures.append(Failure(subject, str(error)))
         else:
-            await in_thread(partial(host.records.made.forget, link.name))
+            await in_thread(partial(host.records.made.forget, link.name, link.index))
             report.links.pop(link.name, None)
             report.changes.append(Change(subject, "no network and no pod wants it", "deleted"))
+
+
+def _lies_on(record: Record, link: Link) -> bool:
+    vlan = record.vlan
+    return vlan is not None and hostnet.vlan_name(record.master, vlan) == link.name

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from cni_plugins.disk import write_synced
 from hostnet import Belongings, Moving, Route
+from netspace.disk import write_synced
 
 
 class _Route(msgspec.Struct):

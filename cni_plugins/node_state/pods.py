@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final
@@ -63,10 +63,10 @@ async def mend_pods(
         async with AsyncExitStack() as stack:
             try:
                 # An ADD that made the VLAN may take it back, and all on it.
-                lock = held(host.records.locks, f"vlan-{name}", LOCK_WAIT, shared=True)
+                lock = held(host.records.lock_file, f"vlan-{name}", LOCK_WAIT, shared=True)
                 await stack.enter_async_context(lock)
             except CniError:
-                report.again = True
+                report.again = report.passed = True
                 continue
             await asyncio.gather(*map(one, group))
 
@@ -117,7 +117,7 @@ async def _mend(kernel: Kernel, host: Host, known: PodLink, report: Report) -> N
                 report.changes.append(Change(subject, *change))
                 report.mended.append(pod.key)
     except CniError:
-        report.again = True
+        report.again = report.passed = True
     except _GONE:
         # The sandbox is gone, and the runtime's DEL or GC follows.
         return
@@ -131,7 +131,7 @@ def _guard(plan: Plan, net: Net) -> bool:
 
 
 async def _put_right(
-    kernel: Kernel, host: Host, pod: PodLink, lowered: Mapping[str, int]
+    kernel: Kernel, host: Host, pod: PodLink, lowered: Mapping[str, Collection[int]]
 ) -> tuple[str, str] | None:
     """What was found and what was done about it."""
     plan = pod.plan
@@ -145,7 +145,7 @@ async def _put_right(
             if pod.fenced and link.up:
                 await kernel.run(netns, lambda net: hostnet.set_down(net, link))
                 return f"its slot is somebody else's ({pod.fenced})", "taken down"
-            if not pod.fenced and link.mtu < plan.mtu and link.mtu == lowered.get(pod.parent):
+            if not pod.fenced and link.mtu < plan.mtu and link.mtu in lowered.get(pod.parent, ()):
                 await kernel.run(netns, lambda net: hostnet.set_mtu(net, link, plan.mtu))
                 return f"its MTU was {link.mtu}, not {plan.mtu}", "set"
             if not pod.fenced and await kernel.run(netns, partial(_guard, plan)):

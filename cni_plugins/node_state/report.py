@@ -37,13 +37,15 @@ class Failure:
 class Report:
     """Of one pass. `again`: something was being worked on by another call, look again soon.
     `links`: the host's, by name, at the end of it. `lowered`: the MTUs, by name, that were too
-    low and took those of the pods' interfaces with them; `mended`: whose interfaces were."""
+    low and took those of the pods' interfaces with them; `passed`: whether a pod was left to the
+    call that is at work on it; `mended`: whose interfaces were."""
 
     changes: list[Change] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     again: bool = False
     links: dict[str, Link] = field(default_factory=dict)
-    lowered: dict[str, int] = field(default_factory=dict)
+    lowered: dict[str, set[int]] = field(default_factory=dict)
+    passed: bool = False
     mended: list[Key] = field(default_factory=list)
 
     def of(self, subject: str) -> str:

@@ -87,6 +87,8 @@ class NodeState:
         self._watched: frozenset[int] = frozenset()
         self._names: frozenset[str] = frozenset()
         self._failures: frozenset[Failure] = frozenset()
+        # Until each pod on them was looked at, also one that a call was just at.
+        self._lowered: dict[str, set[int]] = {}
 
     def changed(self) -> None:
         """Networks or records are others than before: look soon."""
@@ -104,9 +106,12 @@ class NodeState:
     async def reconcile(self) -> Report:
         """One look at everything, and what it put right; tells the log."""
         async with self._one:
-            report = Report()
+            report = Report(lowered=self._lowered)
             records = await in_thread(self._host.records.all)
             wanted = desired(self._config, self.networks, records)
+            # From before the look on: what happens to them meanwhile is news.
+            names = _names_of(wanted)
+            self._names |= names
             await mend_links(self._kernel, self._host, self._bonds, wanted, report)
             await mend_pods(self._kernel, self._host, wanted.pods, self._guards, report)
             if self._services is not None:
@@ -117,7 +122,8 @@ class NodeState:
                         report.changes.append(Change("services", "not as it should be", done))
                 except KernelError as error:
                     report.failures.append(Failure("services", str(error)))
-            self._remember(wanted, report)
+            self._lowered = report.lowered if report.passed else {}
+            self._remember(wanted, names, report)
             self._tell(report)
             self.looks += 1
             return report
@@ -143,10 +149,10 @@ class NodeState:
             failed = report is None or bool(report.failures)
             full = time.monotonic() + (RETRY if failed else FULL)
             while not self._wake.is_set() and time.monotonic() < full:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), TICK)
                 if report is None or report.again or await self._differs():
                     break
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), TICK)
 
     async def _tried(self) -> Report | None:
         try:
@@ -161,7 +167,9 @@ class NodeState:
                 self._wake.set()
 
     def _concerns(self, news: News) -> bool:
-        return news.kind == "all" or news.index in self._watched or news.name in self._names
+        if news.kind == "all" or news.index in self._watched or news.name in self._names:
+            return True
+        return self._services is not None and news.name in self._services.links()
 
     async def _differs(self) -> bool:
         """Whether something is other than it should be of which the kernel tells nothing."""
@@ -177,14 +185,11 @@ class NodeState:
         except (KernelError, OSError):
             return True
 
-    def _remember(self, wanted: Desired, report: Report) -> None:
-        names = {name for parent in wanted.parents for name in (parent.master, parent.name)}
-        for each in wanted.bonds:
-            names |= {each.bond.name, *each.bond.slaves}
+    def _remember(self, wanted: Desired, names: frozenset[str], report: Report) -> None:
+        self._names = names
         if self._services is not None:
             names |= self._services.links()
         self._wanted = wanted
-        self._names = frozenset(names)
         self._watched = frozenset(
             link.index for link in report.links.values() if link.name in names
         )
@@ -199,3 +204,10 @@ class NodeState:
                 fields = {"subject": failure.subject, "error": failure.why}
                 logger.error("not as it should be", extra=fields)
         self._failures = frozenset(report.failures)
+
+
+def _names_of(wanted: Desired) -> frozenset[str]:
+    names = {name for parent in wanted.parents for name in (parent.master, parent.name)}
+    for each in wanted.bonds:
+        names |= {each.bond.name, *each.bond.slaves}
+    return frozenset(names)

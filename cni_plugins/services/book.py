@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from ipaddress import ip_interface, ip_network
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 
-from cni_plugins.disk import write_synced
+from cni_plugins import parsed
 from cni_plugins.results import Route
+from netspace.disk import write_synced
 from netspace.messages import Services
 
 FILE: Final = "services.json"
@@ -81,8 +82,13 @@ class Book(msgspec.Struct, frozen=True, kw_only=True):
 
 def for_families(routes: Iterable[Route], addresses: Iterable[str]) -> tuple[Route, ...]:
     """Those of the routes whose family the pod has an address of."""
-    versions = {ip_interface(address).version for address in addresses}
-    return tuple(route for route in routes if ip_network(route.dst).version in versions)
+    versions = {parsed.interface(address).version for address in addresses}
+    return tuple(route for route in routes if parsed.network(route.dst).version in versions)
+
+
+@lru_cache(16)
+def _path(state_dir: Path) -> Path:
+    return state_dir / FILE
 
 
 class _Seen(NamedTuple):
@@ -96,7 +102,7 @@ _seen: dict[Path, _Seen] = {}
 def read_book(state_dir: Path) -> Book:
     """The book; an empty one where there is none that can be read. A file that has not changed is
     not read again."""
-    path = state_dir / FILE
+    path = _path(state_dir)
     try:
         status = path.stat()
         stamp = (status.st_ino, status.st_mtime_ns, status.st_size)

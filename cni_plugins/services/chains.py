@@ -1,8 +1,8 @@
-"""Chains and sets as text: what should stand in the firewall for the vmacs, and what to feed to
-iptables-restore so that it does. Pure.
+"""Chains and sets as text: what should stand in the firewall for the vmacs. Pure.
 
 NETSPACE-SOURCES   raw     who sends by a vmac as one of this node's pods is that pod
-NETSPACE-FORWARD   filter  VLANs apart, but for flows that a Service translated
+NETSPACE-FORWARD   filter  VLANs apart, but for flows that a Service translated; what is federated
+                           is left to the federation's own chain
 NETSPACE-SERVICES  nat     the source of translated flows is replaced, so that answers come back
                            this way and not from pod to pod
 
@@ -17,20 +17,18 @@ from typing import Final
 
 from cni_plugins.services.book import Place
 from cni_plugins.services.wanted import Wanted
-from hostnet.firewall import Family, Present, Tables
+from hostnet.chains import Family, Hook, Tables
 from hostnet.sets import AddressSet
 
-HOOKS: Final = {
-    "raw": ("PREROUTING", "NETSPACE-SOURCES"),
-    "filter": ("FORWARD", "NETSPACE-FORWARD"),
-    "nat": ("POSTROUTING", "NETSPACE-SERVICES"),
-}
-"""By table the built-in chain and ours, which it jumps to."""
+HOOKS: Final = (
+    Hook("raw", "PREROUTING", "NETSPACE-SOURCES"),
+    Hook("filter", "FORWARD", "NETSPACE-FORWARD"),
+    Hook("nat", "POSTROUTING", "NETSPACE-SERVICES"),
+)
 
 KINDS: Final = ("hash:net", "hash:ip", "hash:mac", "hash:ip,mac")
 """The kinds of sets that are used, all of those that guard sources or none of them."""
 
-_SETTLED: Final = ("ACCEPT", "DROP", "REJECT", "MASQUERADE", "SNAT", "DNAT", "NETMAP", "QUEUE")
 _TRANSLATED: Final = "-m conntrack --ctstate DNAT"
 _FOUND_IN: Final = "-m set --match-set"
 
@@ -39,9 +37,12 @@ def sets_of(wanted: Wanted, kinds: frozenset[str]) -> list[AddressSet]:
     """The sets, as far as the kernel has their kinds (`kinds`)."""
     found = []
     if "hash:net" in kinds:
+        near, far = _near(wanted), _far(wanted)
         for family in (4, 6):
-            subnets = frozenset(text for text in wanted.subnets if _family(text) == family)
-            found.append(AddressSet(f"netspace-vlans{family}", "hash:net", family, subnets))
+            named = {"vlans": wanted.subnets} | ({"near": near, "far": far} if near else {})
+            for name, texts in named.items():
+                entries = frozenset(text for text in texts if _family(text) == family)
+                found.append(AddressSet(f"netspace-{name}{family}", "hash:net", family, entries))
     if _guards(kinds):
         macs = frozenset(pod.mac for pod in wanted.pods)
         found.append(AddressSet("netspace-macs", "hash:mac", 0, macs))
@@ -56,7 +57,8 @@ def sets_of(wanted: Wanted, kinds: frozenset[str]) -> list[AddressSet]:
 
 SET_NAMES: Final = (
     "netspace-vlans4", "netspace-vlans6", "netspace-macs", "netspace-pods4", "netspace-pods6",
-    "netspace-owners4", "netspace-owners6",
+    "netspace-owners4", "netspace-owners6", "netspace-near4", "netspace-near6", "netspace-far4",
+    "netspace-far6",
 )  # fmt: skip
 
 
@@ -67,76 +69,6 @@ def tables_of(wanted: Wanted, family: Family, kinds: frozenset[str]) -> Tables:
         "filter": {"NETSPACE-FORWARD": list(_forward(wanted, family, kinds))},
         "nat": {"NETSPACE-SERVICES": list(_services(wanted, family, kinds))},
     }
-
-
-def restore_text(wanted: Tables, present: Present) -> str:
-    """What to give to `iptables-restore --noflush` so that our chains are as wanted, and each is
-    jumped to before anything is settled; empty where they are and it is."""
-    parts = []
-    for table, chains in wanted.items():
-        built_in, ours = HOOKS[table]
-        lines = []
-        if present.rules(table, ours) != chains[ours]:
-            lines += [f":{ours} - [0:0]", *(f"-A {ours} {rule}" for rule in chains[ours])]
-        rules = present.rules(table, built_in) or []
-        jump = f"-j {ours}"
-        if rules.count(jump) != 1 or any(map(_settles, rules[: rules.index(jump)])):
-            lines += [f"-D {built_in} {jump}"] * rules.count(jump)
-            lines.append(f"-I {built_in} 1 {jump}")
-        if lines:
-            parts += [f"*{table}", *lines, "COMMIT"]
-    return "".join(f"{part}\n" for part in parts)
-
-
-def removal_text(present: Present) -> str:
-    """The same so that nothing of ours is left; empty where nothing is."""
-    parts = []
-    for table, (built_in, ours) in HOOKS.items():
-        lines = [f"-D {built_in} -j {ours}"] * (present.rules(table, built_in) or []).count(
-            f"-j {ours}"
-        )
-        if present.rules(table, ours) is not None:
-            lines += [f"-F {ours}", f"-X {ours}"]
-        if lines:
-            parts += [f"*{table}", *lines, "COMMIT"]
-    return "".join(f"{part}\n" for part in parts)
-
-
-def differences(wanted: Tables, present: Present) -> list[str]:
-    """What `restore_text` puts right, in words."""
-    found = []
-    for table, chains in wanted.items():
-        built_in, ours = HOOKS[table]
-        if present.rules(table, ours) != chains[ours]:
-            found.append(f"wrote the chain {ours} ({len(chains[ours])} rules)")
-        rules = present.rules(table, built_in) or []
-        jump = f"-j {ours}"
-        if rules.count(jump) != 1 or any(map(_settles, rules[: rules.index(jump)])):
-            found.append(f"hooked {ours} into {built_in}")
-    return found
-
-
-def faults(wanted: Tables, present: Present) -> Iterator[str]:
-    """The same as it is now, and what stands ahead of ours."""
-    for table, chains in wanted.items():
-        built_in, ours = HOOKS[table]
-        there = present.rules(table, ours)
-        if there is None:
-            yield f"the chain {ours} ({table}) is missing"
-        elif there != chains[ours]:
-            yield f"the chain {ours} ({table}) has {len(there)} rules that are not ours"
-        rules = present.rules(table, built_in) or []
-        jumps = rules.count(f"-j {ours}")
-        if jumps != 1:
-            yield f"{built_in} ({table}) jumps to {ours} {jumps} times, not once"
-            continue
-        ahead = [rule for rule in rules[: rules.index(f"-j {ours}")] if _settles(rule)]
-        if ahead:
-            yield f"{built_in} ({table}) has another's rule ahead of {ours}: {ahead[0]}"
-
-
-def _settles(rule: str) -> bool:
-    return any(f" -j {target}" in f" {rule}" for target in _SETTLED)
 
 
 def _sources(wanted: Wanted, family: Family, kinds: frozenset[str]) -> Iterator[str]:
@@ -162,6 +94,8 @@ def _sources(wanted: Wanted, family: Family, kinds: frozenset[str]) -> Iterator[
 def _forward(wanted: Wanted, family: Family, kinds: frozenset[str]) -> Iterator[str]:
     places = _with_family(wanted, family)
     for place in places:
+        yield from _federated(wanted, place.name, family, kinds)
+    for place in places:
         for subnet in _subnets(place, family):
             yield f"-d {subnet} -i {place.name} -j ACCEPT"
             yield f"-s {subnet} -o {place.name} -j ACCEPT"
@@ -173,6 +107,31 @@ def _forward(wanted: Wanted, family: Family, kinds: frozenset[str]) -> Iterator[
         yield f"-o {place.name} {_TRANSLATED} -j ACCEPT"
     for place in places:
         yield from _apart(wanted, place.name, family, kinds)
+
+
+def _federated(wanted: Wanted, name: str, family: Family, kinds: frozenset[str]) -> Iterator[str]:
+    near = [text for text in _near(wanted) if _family(text) == family]
+    far = [text for text in _far(wanted) if _family(text) == family]
+    if not (near and far):
+        return
+    if "hash:net" in kinds:
+        ours, theirs = f"{_FOUND_IN} netspace-near{family}", f"{_FOUND_IN} netspace-far{family}"
+        yield f"-i {name} {ours} src {theirs} dst -j RETURN"
+        yield f"-o {name} {theirs} src {ours} dst -j RETURN"
+        return
+    for one in near:
+        for other in far:
+            yield f"-s {one} -d {other} -i {name} -j RETURN"
+            yield f"-s {other} -d {one} -o {name} -j RETURN"
+
+
+def _near(wanted: Wanted) -> tuple[str, ...]:
+    """The federated ranges of this cluster, and, below, of the others."""
+    return wanted.handed.local if wanted.handed else ()
+
+
+def _far(wanted: Wanted) -> tuple[str, ...]:
+    return tuple(route.destination for route in wanted.handed.routes)
 
 
 def _apart(wanted: Wanted, name: str, family: Family, kinds: frozenset[str]) -> Iterator[str]:

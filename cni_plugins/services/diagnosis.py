@@ -11,6 +11,7 @@ from cni_plugins.node_config import NodeConfig
 from cni_plugins.records import Record
 from cni_plugins.services.book import Book, read_book
 from cni_plugins.services.faults import path_filter
+from cni_plugins.services.handed import read_handed
 from cni_plugins.services.keeper import NodeServices, VmacClient
 from cni_plugins.services.wanted import parent_of
 from cni_plugins.steps import in_thread
@@ -27,9 +28,13 @@ async def services_findings(
     networks: Sequence[Network],
     records: Sequence[Record],
 ) -> list[Finding]:
-    """All findings; none where the configuration wants no way to Services."""
+    """All findings; where the configuration wants no way to Services only whether pods would need
+    one."""
     if config.services is None:
-        return []
+        handed = await in_thread(lambda: read_handed(Path(config.handover)))
+        said = "a federation has routes for pods, and without the section services no way for them"
+        do = "add the section services to the configuration"
+        return [Finding("fault", "federation", said, do)] if handed else []
     folder = Path(config.state_dir)
     services = NodeServices(config, kernel, client, folder)
     book = await in_thread(lambda: read_book(folder))

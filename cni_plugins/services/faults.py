@@ -17,6 +17,7 @@ from cni_plugins.services.wanted import Wanted
 from hostnet import KernelError, Net
 from hostnet import firewall as fw
 from hostnet import sets as ipsets
+from hostnet.chains import faults
 
 
 def services_faults(net: Net, wanted: Wanted, ability: Ability) -> list[str]:
@@ -26,7 +27,7 @@ def services_faults(net: Net, wanted: Wanted, ability: Ability) -> list[str]:
     for family, firewall in ability.firewalls.items():
         tables = chains.tables_of(wanted, family, ability.kinds)
         present = fw.read_firewall(net, firewall)
-        found += [f"IPv{family}: {fault}" for fault in chains.faults(tables, present)]
+        found += [f"IPv{family}: {fault}" for fault in faults(tables, chains.HOOKS, present)]
     for each in chains.sets_of(wanted, ability.kinds):
         entries = ipsets.read_set(net, each)
         if entries is None:

@@ -8,19 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from cni_plugins.services.chains import (
-    KINDS,
-    SET_NAMES,
-    differences,
-    removal_text,
-    restore_text,
-    sets_of,
-    tables_of,
-)
+from cni_plugins.services.chains import HOOKS, KINDS, SET_NAMES, sets_of, tables_of
 from cni_plugins.services.wanted import Wanted
 from hostnet import KernelError, Net
 from hostnet import firewall as fw
 from hostnet import sets as ipsets
+from hostnet.chains import IPV4, IPV6, Family, differences, removal_text, restore_text
 
 _TRIALS: Final = {kind: f"netspace-trial-{at}" for at, kind in enumerate(KINDS)}
 _DIMENSIONS: Final = {"hash:ip,mac": "src,src"}
@@ -31,22 +24,22 @@ class Ability:
     """What the kernel has: by family its firewall, and the kinds of sets that rules can match.
     `missing`: in words what it has not, and what is done instead."""
 
-    firewalls: dict[fw.Family, fw.Firewall] = field(default_factory=dict)
+    firewalls: dict[Family, fw.Firewall] = field(default_factory=dict)
     kinds: frozenset[str] = frozenset()
     missing: tuple[str, ...] = ()
 
 
 def probe(net: Net) -> Ability:
     """Finds out; what it makes for that is gone afterwards."""
-    firewalls: dict[fw.Family, fw.Firewall] = {}
+    firewalls: dict[Family, fw.Firewall] = {}
     missing = []
-    for family in (fw.IPV4, fw.IPV6):
+    for family in (IPV4, IPV6):
         try:
             firewalls[family] = fw.find_firewall(net, family)
         except KernelError as error:
             missing.append(f"no translation of IPv{family} for pods' Services: {error.why}")
     made = [kind for kind, name in _TRIALS.items() if ipsets.has_set_type(net, kind, name)]
-    four = firewalls.get(fw.IPV4)
+    four = firewalls.get(IPV4)
     matches = {_TRIALS[kind]: _DIMENSIONS.get(kind, "src") for kind in made}
     kinds = set(made) if four is not None and fw.matches_sets(net, four, matches) else set()
     try:
@@ -63,14 +56,18 @@ def ensure_firewall(net: Net, wanted: Wanted, ability: Ability) -> list[str]:
     """Brings sets, chains and hooks to what they should be; what was changed, in words."""
     if not wanted.places:
         return remove_firewall(net, ability)
-    done = ipsets.ensure_sets(net, sets_of(wanted, ability.kinds))
+    sets = sets_of(wanted, ability.kinds)
+    done = ipsets.ensure_sets(net, sets)
     for family, firewall in ability.firewalls.items():
         tables = tables_of(wanted, family, ability.kinds)
         present = fw.read_firewall(net, firewall)
-        text = restore_text(tables, present)
+        text = restore_text(tables, HOOKS, present)
         if text:
             fw.restore(net, firewall, text)
-            done += [f"IPv{family}: {what}" for what in differences(tables, present)]
+            done += [f"IPv{family}: {what}" for what in differences(tables, HOOKS, present)]
+    if ability.kinds:
+        named = {each.name for each in sets}
+        done += ipsets.delete_sets(net, [name for name in SET_NAMES if name not in named])
     return done
 
 
@@ -78,7 +75,7 @@ def remove_firewall(net: Net, ability: Ability) -> list[str]:
     """Takes away all that `ensure_firewall` made."""
     done = []
     for family, firewall in ability.firewalls.items():
-        text = removal_text(fw.read_firewall(net, firewall))
+        text = removal_text(HOOKS, fw.read_firewall(net, firewall))
         if text:
             fw.restore(net, firewall, text)
             done.append(f"IPv{family}: deleted our chains")

@@ -1,14 +1,16 @@
 """`NodeServices`: the node's way to Services kept as it should be, a look at a time.
 
 It asks the server for what addresses the node lacks, writes the book before it changes the kernel,
-and then brings vmacs, firewall and the routes of pods in line. `differ` says cheaply whether
-somebody changed what the kernel tells nobody of: rules and settings.
+and then brings vmacs, firewall and the routes of pods in line, those to other clusters that the
+federation agent hands over among them. `differ` says cheaply whether somebody changed what the
+kernel tells nobody of, rules and settings, or handed over something else.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Final, Protocol
@@ -20,7 +22,9 @@ from cni_plugins.results import Route
 from cni_plugins.services import guard, vmac
 from cni_plugins.services.book import Book, for_families, read_book, write_book
 from cni_plugins.services.faults import services_faults
+from cni_plugins.services.handed import Stamp, federated, read_handed, stamp_of
 from cni_plugins.services.wanted import (
+    STATIC,
     Wanted,
     lacks_address,
     parent_of,
@@ -39,6 +43,8 @@ AGAIN: Final = 600.0
 """Seconds after which the server is asked again for an address that it gave already."""
 RETRY: Final = 10.0
 """Seconds after which it is asked again where it gave none."""
+READINGS: Final = 3
+"""How often the firewall is read and written in one look, while there is something to write."""
 
 
 class VmacClient(Protocol):
@@ -67,6 +73,8 @@ class NodeServices:
         self._given: dict[str, tuple[str | None, str | None]] = {}
         self._routed: dict[tuple[Key, str], tuple[Route, ...]] = {}
         self._wanted = Wanted()
+        self._handover = Path(config.handover)
+        self._stamp: Stamp | None = None
         self.failures: list[KernelError] = []
 
     async def __call__(
@@ -76,7 +84,11 @@ class NodeServices:
         if self._config.services is None and not book.places:
             return []
         self.failures = []
-        wanted = self._wanted = await self._decide(networks, records, book)
+        # First the stamp, then the look: a file that comes in between is seen as another one.
+        self._stamp = stamp_of(self._handover)
+        handed = await in_thread(lambda: read_handed(self._handover))
+        decided = await self._decide(networks, records, book)
+        wanted = self._wanted = replace(decided, handed=handed)
         if wanted.book != book and wanted.places:
             await in_thread(lambda: write_book(self._state_dir, wanted.book))
         done = await self._tried(lambda net: vmac.ensure_vmacs(net, wanted, book.places))
@@ -111,6 +123,9 @@ class NodeServices:
         if ability is None or not wanted.places:
             return False
 
+        if stamp_of(self._handover) != self._stamp:
+            return True
+
         def job(net: Net) -> bool:
             changed = guard.marks(net, ability) != self._marks
             return changed or vmac.settings_differ(net, wanted.places)
@@ -124,7 +139,8 @@ class NodeServices:
     async def faults(self, records: Sequence[Record]) -> list[str]:
         """What is not as the agent left it, in words; for the same."""
         book = await in_thread(lambda: read_book(self._state_dir))
-        wanted, ability = remembered(book, records), await self._able()
+        handed = await in_thread(lambda: read_handed(self._handover))
+        wanted, ability = replace(remembered(book, records), handed=handed), await self._able()
         return await self._kernel.run(None, lambda net: services_faults(net, wanted, ability))
 
     async def _decide(
@@ -182,13 +198,26 @@ class NodeServices:
 
     async def _firewall(self, wanted: Wanted) -> list[str]:
         ability = await self._able()
+        done: list[str] = []
 
         def job(net: Net) -> list[str]:
-            done = guard.ensure_firewall(net, wanted, ability)
-            self._marks = guard.marks(net, ability)
+            before: list[str] = []
+            for _ in range(READINGS):
+                # Taken before the reading: what another program writes after it is seen as news.
+                self._marks = guard.marks(net, ability)
+                step = guard.ensure_firewall(net, wanted, ability)
+                done.extend(step)
+                if not step:
+                    break
+                if step == before:
+                    # Written again though it does not stay: no news by itself.
+                    self._marks = guard.marks(net, ability)
+                    break
+                before = step
             return done
 
-        return await self._tried(job)
+        await self._tried(job)
+        return done
 
     async def _able(self) -> guard.Ability:
         if self._ability is None:
@@ -203,16 +232,19 @@ class NodeServices:
         result, given = record.result, record.allocation
         if record.state != "held" or record.plugin != "netspace" or not (result and given):
             return []
-        routes = for_families(
-            wanted.routes.get(given.network.name, ()), [ip.address for ip in result.ips]
-        )
+        addresses = [ip.address for ip in result.ips]
+        routes = for_families(wanted.routes.get(given.network.name, ()), addresses)
+        segment = wanted.book.segment(given.network.name)
+        routes += federated(wanted.handed, segment, addresses)
         place = record.key, record.sandbox
-        if self._routed.get(place, ()) == routes:
+        before = self._routed.get(place)
+        if before == routes or (before is None and segment is None):
             return []
-        before = self._routed.get(place, ())
+        by = set() if segment is None else {segment.address4, segment.address6} - {None}
+        own = {route.dst for route in result.routes}
 
         def job(pod: Net) -> list[str]:
-            return _route_pod(pod, record.ifname, routes, before)
+            return _route_pod(pod, record.ifname, routes, before or (), by, own)
 
         try:
             with hostnet.open_netns(record.netns) as netns:
@@ -234,19 +266,30 @@ class NodeServices:
 
 
 def _route_pod(
-    pod: Net, ifname: str, routes: Sequence[Route], before: Sequence[Route]
+    pod: Net,
+    ifname: str,
+    routes: Sequence[Route],
+    before: Sequence[Route],
+    by: Collection[str | None],
+    own: Collection[str],
 ) -> list[str]:
+    """`before`: what the pod was given last, as far as that is known; `by`: the vmac's addresses,
+    by which the pod has nothing but what it was given; `own`: where its own routes lead."""
     link = hostnet.get_link(pod, ifname)
-    present = {
-        (str(found.route.destination), str(found.route.gateway or ""))
-        for found in hostnet.list_routes(pod, link)
-    }
+    wanted = {route.dst for route in routes}
+    gone = {route.dst: kernel_route(route) for route in before if route.dst not in wanted}
+    present = set()
+    for found in hostnet.list_routes(pod, link):
+        route, gateway = found.route, str(found.route.gateway or "")
+        destination = str(route.destination)
+        present.add((destination, gateway, route.mtu, route.advmss))
+        if found.protocol == STATIC and gateway in by and destination not in {*wanted, *own}:
+            gone[destination] = route
     changed = 0
-    for route in routes:
-        if (route.dst, route.gw) not in present:
-            hostnet.replace_route(pod, link, kernel_route(route))
+    for each in routes:
+        if (each.dst, each.gw, each.mtu, each.advmss) not in present:
+            hostnet.replace_route(pod, link, kernel_route(each))
             changed += 1
-    for route in before:
-        if route.dst not in {each.dst for each in routes}:
-            changed += hostnet.delete_route(pod, link, kernel_route(route))
-    return [f"{changed} routes to Services and the node"] if changed else []
+    for route in gone.values():
+        changed += hostnet.delete_route(pod, link, route)
+    return [f"{changed} routes to Services, the node and other clusters"] if changed else []

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from typing import Final
 
 import hostnet
 from cni_plugins.services.book import OwnRoute, Place
 from cni_plugins.services.wanted import KERNEL, ROUTER, STATIC, Seen, Wanted
 from hostnet import Link, LinkRoute, Net
+from hostnet.leading import FORWARDING, ensure_forwarding, set_in_words
+from hostnet.neighbours import delete_neighbour
+from netspace.handover import ROUTE_PROTOCOL
 
-FORWARDING: Final = (
-    ("1", "ipv4", "conf", "all", "forwarding"),
-    ("1", "ipv6", "conf", "all", "forwarding"),
-    ("0", "ipv4", "conf", "all", "send_redirects"),
-)
-"""What the node needs to lead pods on: the value and the sysctl."""
+Network = IPv4Network | IPv6Network
 
 ANSWERING: Final = (("1", "arp_ignore"), ("2", "arp_announce"))
 """Of a vmac and the link below it, for IPv4: else both answer for the node's addresses."""
@@ -47,7 +45,7 @@ def look(net: Net) -> Seen:
             addresses.setdefault(name, []).append(str(address.interface))
     routes: dict[str, list[OwnRoute]] = {}
     uplinks = []
-    for found in hostnet.list_routes(net):
+    for found in hostnet.list_routes(net, but=ROUTE_PROTOCOL):
         if found.link not in links:
             continue
         name = links[found.link].name
@@ -73,7 +71,7 @@ def ensure_vmacs(net: Net, wanted: Wanted, before: Sequence[Place]) -> list[str]
             done += _remove(net, place)
     if not wanted.places:
         return done
-    done += _forward(net)
+    done += ensure_forwarding(net)
     for place in wanted.places:
         parent = hostnet.find_link(net, place.parent)
         if parent is None:
@@ -81,7 +79,7 @@ def ensure_vmacs(net: Net, wanted: Wanted, before: Sequence[Place]) -> list[str]
         earlier = next((each for each in before if each.name == place.name), None)
         done += _ensure(net, place, parent, earlier)
         pods = [pod.address for pod in wanted.pods if pod.vmac == place.name]
-        done += _pod_routes(net, place, pods, wanted.sources)
+        done += _pod_routes(net, place, pods, wanted)
     return done
 
 
@@ -107,27 +105,6 @@ def settings_differ(net: Net, places: Sequence[Place]) -> bool:
         )
     except hostnet.KernelError:
         return True
-
-
-def _forward(net: Net) -> list[str]:
-    done = []
-    if hostnet.has_ipv6() and hostnet.read_sysctl(net, "ipv6", "conf", "all", "forwarding") != "1":
-        # A router takes no routes of other routers, unless told to: those it has would go.
-        links = {link.index: link.name for link in hostnet.list_links(net)}
-        told = {f.link for f in hostnet.list_routes(net) if f.protocol == ROUTER}
-        for index in told & links.keys():
-            done += _set(net, "2", "ipv6", "conf", links[index], "accept_ra")
-    for value, *path in FORWARDING:
-        done += _set(net, value, *path)
-    return done
-
-
-def _set(net: Net, value: str, *path: str) -> list[str]:
-    try:
-        before = hostnet.write_sysctl(net, value, *path)
-    except hostnet.Ipv6Missing:
-        return []
-    return [] if before == value else [f"set net/{'/'.join(path)} from {before} to {value}"]
 
 
 def _ensure(net: Net, place: Place, parent: Link, earlier: Place | None) -> list[str]:
@@ -159,7 +136,7 @@ def _ensure(net: Net, place: Place, parent: Link, earlier: Place | None) -> list
         link = hostnet.get_link(net, place.name)
         done.append(f"made {place.name} on {place.parent}")
     for value, path in settings_of([place])[len(FORWARDING) :]:
-        changed = _set(net, value, *path)
+        changed = set_in_words(net, value, *path)
         done += [] if made else changed
     if link.mtu != parent.mtu:
         hostnet.set_mtu(net, link, parent.mtu)
@@ -195,7 +172,7 @@ def _addresses(
             hostnet.delete_address(net, link, ip_interface(text))
             done.append(f"took {text} from {place.name}")
     if place.routes:
-        present = {_own(each) for each in hostnet.list_routes(net, link)}
+        present = {_own(each) for each in hostnet.list_routes(net, link, but=ROUTE_PROTOCOL)}
         for route in place.routes:
             if route not in present:
                 hostnet.replace_route(net, link, _kernel_route(route))
@@ -214,26 +191,44 @@ def _delete_same(net: Net, link: Link, text: str, there: Iterable[str]) -> None:
             hostnet.delete_address(net, link, ip_interface(other))
 
 
-def _pod_routes(net: Net, place: Place, pods: Sequence[str], sources: Sequence[str]) -> list[str]:
+def _pod_routes(net: Net, place: Place, pods: Sequence[str], known: Wanted) -> list[str]:
+    """The node's routes to its pods, and, where pods are federated, to the pods of other nodes on
+    the VLAN: another cluster's packets may come in by any node."""
     link = hostnet.get_link(net, place.name)
-    speaking = {ip_address(text).version: ip_address(text) for text in sources}
+    speaking = {ip_address(text).version: ip_address(text) for text in known.sources}
     wanted = {ip_network(address): speaking.get(ip_network(address).version) for address in pods}
     moved = {ip_network(route.destination) for route in place.routes}
-    found = {
-        each.route.destination: each.route.source
-        for each in hostnet.list_routes(net, link)
-        if each.protocol == STATIC
-        and each.route.gateway is None
-        and each.route.destination.prefixlen == each.route.destination.max_prefixlen
-    }
+    texts = [text for each in place.segments for text in (each.ipv4, each.ipv6)]
+    subnets = {ip_network(text) for text in texts if text is not None}
+    found, others = {}, set()
+    for each in hostnet.list_routes(net, but=ROUTE_PROTOCOL):
+        route, destination = each.route, each.route.destination
+        ours = each.link == link.index and each.protocol == STATIC and route.gateway is None
+        single = destination.prefixlen == destination.max_prefixlen
+        if ours and (single or destination in subnets):
+            found[destination] = route.source
+        else:
+            others.add(destination)
+    wanted |= {subnet: None for subnet in subnets - others if _federated(subnet, known)}
     missing = [each for each in wanted.items() if each not in found.items()]
     for destination, source in missing:
         hostnet.replace_route(net, link, hostnet.Route(destination, source=source))
     gone = found.keys() - wanted.keys() - moved
     for destination in gone:
         hostnet.delete_route(net, link, hostnet.Route(destination))
+        if destination.prefixlen == destination.max_prefixlen:
+            # On another node it has another MAC, and what it said of that was not let in while it
+            # was still known as a pod of this one.
+            address = destination.network_address
+            with suppress(hostnet.KernelError):
+                net.do("forget", str(address), delete_neighbour(link.index, address.packed))
     lines = [f"gave {place.name} {len(missing)} routes to pods"] if missing else []
     return lines + ([f"took {len(gone)} routes to pods from {place.name}"] if gone else [])
+
+
+def _federated(subnet: Network, known: Wanted) -> bool:
+    local = [ip_network(text) for text in known.handed.local] if known.handed else []
+    return any(subnet.overlaps(each) for each in local if each.version == subnet.version)
 
 
 def _remove(net: Net, place: Place) -> list[str]:

@@ -17,6 +17,7 @@ from cni_plugins.records import Record
 from cni_plugins.results import Route
 from cni_plugins.services.book import Book, OwnRoute, Place, Segment
 from hostnet import vlan_name
+from netspace.handover import Handover
 from netspace.messages import Network
 
 USUAL: Final = "bond0"
@@ -52,13 +53,15 @@ class LocalPod:
 class Wanted:
     """All of it. `subnets`: of every network of the cluster, on this node or not. `sources`: the
     node's address of each family from which it speaks to its pods, so that who answers on all
-    addresses answers from the one that pods ask."""
+    addresses answers from the one that pods ask. `handed`: what the federation agent wants for
+    pods."""
 
     places: tuple[Place, ...] = ()
     pods: tuple[LocalPod, ...] = ()
     routes: Mapping[str, tuple[Route, ...]] = field(default_factory=dict)
     subnets: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    handed: Handover = field(default_factory=Handover)
 
     @property
     def book(self) -> Book:
