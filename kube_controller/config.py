@@ -10,48 +10,31 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from netspace import names
+from netspace.client_config import AskedServer, Seconds, endpoint
 from netspace.config import Settings
-from netspace.endpoints import Endpoint
 from netspace.logs import Level
-from netspace.problems import Problem
 from netspace.tls import Tls
 
 DEFAULT_PATH = Path("/etc/netspace/controller.yaml")
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
-Seconds = Annotated[float, Field(ge=0.1, le=3600)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 
 
-class ServerSection(Settings):
+class ServerSection(AskedServer):
     """Where the address server is asked. The certificate's role is controller."""
 
     endpoints: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "unix:///run/netspace/server.sock",
     )
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
-    timeout: Seconds = 10.0
 
-    @field_validator("endpoints")
-    @classmethod
-    def _addresses(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_endpoint(url) for url in endpoints)
 
-    @model_validator(mode="after")
-    def _together(self) -> ServerSection:
-        files = (self.ca, self.cert, self.key)
-        secured = any(url.startswith("https://") for url in self.endpoints)
-        if not all(files) and (any(files) or secured):
-            raise ValueError("https needs ca, cert and key: name all three")
-        return self
+class FederationSection(ServerSection):
+    """Where the cluster's federation server is asked. The certificate's role is controller."""
 
-    @property
-    def tls(self) -> Tls | None:
-        if self.ca is None or self.cert is None or self.key is None:
-            return None
-        return Tls(self.ca, self.cert, self.key)
+    endpoints: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "unix:///run/netspace/federation.sock",
+    )
 
 
 class KubernetesSection(Settings):
@@ -104,7 +87,7 @@ class WebhookSection(Settings):
             raise ValueError(
                 f"{listen[:80]!r}: the API asks by TLS alone: write https://ADDRESS:PORT"
             )
-        return _endpoint(listen)
+        return endpoint(listen)
 
     @property
     def tls(self) -> Tls:
@@ -112,12 +95,14 @@ class WebhookSection(Settings):
 
 
 class ControllerConfig(Settings):
-    """`listen`: where metrics and signs of life are asked, None for nowhere. `poll`: seconds
-    between two looks at the server where nothing changes; `observe`: between two at nodes that are
-    fenced."""
+    """`server` None: another CNI gives the cluster's pods addresses; `federation` None: there is no
+    federation server. `listen`: where metrics and signs of life are asked, None for nowhere.
+    `poll`: seconds between two looks at a server where nothing changes; `observe`: between two at
+    nodes that are fenced."""
 
     cluster: str
-    server: ServerSection = ServerSection()
+    server: ServerSection | None = ServerSection()
+    federation: FederationSection | None = None
     kubernetes: KubernetesSection = KubernetesSection()
     election: ElectionSection = Field(default_factory=ElectionSection)
     listen: str | None = "http://0.0.0.0:8471"
@@ -133,16 +118,15 @@ class ControllerConfig(Settings):
             raise ValueError(f"{cluster[:80]!r} is no cluster's name")
         return cluster
 
+    @model_validator(mode="after")
+    def _busy(self) -> ControllerConfig:
+        if self.server is None and self.federation is None:
+            raise ValueError("it has nothing to do: name a server, a federation server, or both")
+        return self
+
     @field_validator("listen")
     @classmethod
     def _plain(cls, listen: str | None) -> str | None:
         if listen is not None and not listen.startswith(("http://", "unix://")):
             raise ValueError(f"{listen[:80]!r}: write http://ADDRESS:PORT or unix://PATH")
-        return None if listen is None else _endpoint(listen)
-
-
-def _endpoint(url: str) -> str:
-    try:
-        return Endpoint.parse(url).url
-    except Problem as problem:
-        raise ValueError(str(problem)) from None
+        return None if listen is None else endpoint(listen)

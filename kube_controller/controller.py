@@ -1,5 +1,5 @@
-"""What works while this process leads: the informers, the rounds, the witness, and who tells pods
-who has the address that they ask for."""
+"""What works while this process leads: the informers, the rounds, the witness, who tells pods
+who has the address that they ask for, and the rounds of federations."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain
 from time import monotonic
 from typing import Any, Final
 
+from federation.client import Client as FederationClient
 from ipam_server.client import Client
 from kube_controller import taken
 from kube_controller.config import ControllerConfig
+from kube_controller.federations import Federations
 from kube_controller.holders import Holders
 from kube_controller.informer import Informer
 from kube_controller.kinds import (
     DEPLOYMENTS,
+    FEDERATIONS,
     NAMESPACES,
     NETWORKS,
     NODES,
@@ -40,9 +44,66 @@ LEAST: Final = 0.25
 """Seconds between the beginnings of two rounds."""
 
 
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Whom a controller asks; None: no such server is configured."""
+
+    addresses: Client | None
+    federation: FederationClient | None
+
+
 class Controller:
     """`run` works until it is cancelled; every turn at leading has a controller of its own, which
-    begins with nothing."""
+    begins with nothing. `namespace`: its own."""
+
+    def __init__(
+        self,
+        config: ControllerConfig,
+        servers: Servers,
+        api: KubeApi,
+        metrics: Metrics,
+        namespace: str,
+    ) -> None:
+        self._config, self._servers, self._api, self._metrics = config, servers, api, metrics
+        self._namespace = namespace
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            if self._servers.addresses is not None:
+                addresses = _Addresses(
+                    self._config, self._servers.addresses, self._api, self._metrics
+                )
+                group.create_task(addresses.run(), name="addresses")
+            group.create_task(self._keep_federations(group), name="federations")
+
+    async def _keep_federations(self, group: asyncio.TaskGroup) -> None:
+        changed = asyncio.Event()
+        informer = _informer(self._api, self._metrics, FEDERATIONS, changed)
+        group.create_task(informer.run(), name=f"watch {FEDERATIONS.plural}")
+        await informer.listed.wait()
+        rounds = Federations(
+            self._servers.federation, self._config.cluster, self._api, lambda: informer.objects,
+            self._namespace, self._metrics,
+        )  # fmt: skip
+        while True:
+            began = monotonic()
+            changed.clear()
+            await _guarded("a round of federations", rounds.round)
+            await _until(changed, min(self._config.poll, rounds.next_due()))
+            await asyncio.sleep(max(GATHER, LEAST - (monotonic() - began)))
+
+
+def _informer(
+    api: KubeApi, metrics: Metrics, resource: Resource[Any], news: asyncio.Event
+) -> Informer[Any]:
+    def told(what: str) -> None:
+        metrics.watching.labels(resource.plural, what).inc()
+
+    return Informer(api, resource, news.set, told)
+
+
+class _Addresses:
+    """What is done with the address server."""
 
     def __init__(
         self, config: ControllerConfig, client: Client, api: KubeApi, metrics: Metrics
@@ -51,10 +112,7 @@ class Controller:
         self._changed, self._fenced, self._asked = (asyncio.Event() for _ in range(3))
 
         def informer(resource: Resource[Any], news: asyncio.Event) -> Informer[Any]:
-            def told(what: str) -> None:
-                metrics.watching.labels(resource.plural, what).inc()
-
-            return Informer(api, resource, news.set, told)
+            return _informer(api, metrics, resource, news)
 
         self._networks = informer(NETWORKS, self._changed)
         self._pools = informer(POOLS, self._changed)

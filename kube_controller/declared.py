@@ -79,12 +79,17 @@ def pool(custom: Custom) -> WantedPool:
 
 
 def _message(name: str, spec: dict[str, Any], kind: type[M]) -> M:
+    return read(spec, kind, name=name, owner=OWNER)
+
+
+def read(spec: dict[str, Any], kind: type[M], **more: str) -> M:
+    """A `spec` as a message; `more`: fields that are not its own. `Problem` invalid."""
     given = {key: value for key, value in spec.items() if value is not None}
-    for key in ("name", "owner"):
+    for key in more:
         if key in given:
             raise invalid(f"spec.{key}", "there is no such field")
     try:
-        return msgspec.convert({**given, "name": name, "owner": OWNER}, kind)
+        return msgspec.convert({**given, **more}, kind)
     except ValueError as error:
         what, _, where = in_words(str(error)).partition(" - at `$")
         place = where.rstrip("`")

@@ -58,10 +58,19 @@ class Election:
                 await self._lead(work)
         finally:
             self.leading = False
-            if self._lease is not None and self._lease.holder == self._terms.identity:
-                with suppress(ApiError, TimeoutError):
-                    async with asyncio.timeout(2):
-                        await self._write(leasing.given_up(self._lease.spec, datetime.now(UTC)))
+            with suppress(ApiError, TimeoutError):
+                async with asyncio.timeout(2):
+                    await self._give_up()
+
+    async def _give_up(self) -> None:
+        """Read anew each time: a renewal whose answer was not waited for may have been stored."""
+        while True:
+            self._lease = await self._api.get(self._path, Lease)
+            if self._lease.holder != self._terms.identity:
+                return
+            spec = leasing.given_up(self._lease.spec, datetime.now(UTC))
+            if await self._settled(self._write(spec)):
+                return
 
     async def _campaign(self) -> None:
         said = ""

@@ -47,7 +47,7 @@ class Metadata(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Custom(msgspec.Struct, frozen=True):
-    """A Network or a Pool of ours."""
+    """A Network, a Pool or a Federation of ours."""
 
     metadata: Metadata
     spec: dict[str, Any] = {}
@@ -132,6 +132,13 @@ class Involved(msgspec.Struct, frozen=True):
     uid: str = ""
 
 
+class Secret(msgspec.Struct, frozen=True):
+    """`data` in base 64."""
+
+    metadata: Metadata = Metadata()
+    data: dict[str, str] | None = None
+
+
 class PodEvent(msgspec.Struct, frozen=True, rename="camel"):
     """An event on a pod of the event's namespace."""
 
@@ -174,9 +181,11 @@ class Resource(Generic[T]):
 
 NETWORKS: Final = Resource(f"/apis/{GROUP}/{VERSION}/networks", Custom)
 POOLS: Final = Resource(f"/apis/{GROUP}/{VERSION}/pools", Custom)
+FEDERATIONS: Final = Resource(f"/apis/{GROUP}/{VERSION}/federations", Custom)
 NAMESPACES: Final = Resource("/api/v1/namespaces", Namespace)
 NODES: Final = Resource("/api/v1/nodes", Node)
 PODS: Final = Resource("/api/v1/pods", Pod)
+SECRETS: Final = Resource("/api/v1/secrets", Secret)
 STATEFUL_SETS: Final = Resource("/apis/apps/v1/statefulsets", Workload)
 DEPLOYMENTS: Final = Resource("/apis/apps/v1/deployments", Workload)
 TAKEN: Final = Resource(

@@ -6,46 +6,30 @@ line is wrong.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
-import signal
-import sys
 from pathlib import Path
 
 import click
 
 import netspace
 from kube_controller.config import DEFAULT_PATH, ControllerConfig
-from netspace import logs
+from netspace import logs, programs
 from netspace.config import load
-from netspace.problems import Problem
 
-log = logging.getLogger(__name__)
+PROGRAM = "netspace-controller"
 
-FAILED = 1
-MISCONFIGURED = 2
-
-
-_configured = click.option(
-    "--config",
-    "path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=DEFAULT_PATH,
-    show_default=True,
-    help="Configuration file.",
-)
+_configured = programs.configured(DEFAULT_PATH)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(netspace.__version__, prog_name="netspace-controller")
+@click.version_option(netspace.__version__, prog_name=PROGRAM)
 def main() -> None:
     """Bring what a cluster's Kubernetes declares to the address server."""
 
 
 @main.command("serve")
 @_configured
-@click.option("--check", is_flag=True, help="Check the configuration and end.")
+@programs.CHECK
 def serve_command(path: Path, check: bool) -> None:
     """Work whenever this controller leads, until told to stop."""
     config = _configuration(path)
@@ -53,11 +37,7 @@ def serve_command(path: Path, check: bool) -> None:
         click.echo(f"{path}: correct")
         return
     logs.setup(config.log_level)
-    try:
-        asyncio.run(_serve(config))
-    except Problem as problem:
-        click.echo(f"netspace-controller: {problem}", err=True)
-        sys.exit(FAILED)
+    programs.done(PROGRAM, lambda: _serve(config))
 
 
 @main.command("webhook")
@@ -66,41 +46,24 @@ def webhook_command(path: Path) -> None:
     """Check annotations for Kubernetes' API before it takes them, until told to stop."""
     config = _configuration(path)
     logs.setup(config.log_level)
-    try:
-        asyncio.run(_webhook(config))
-    except Problem as problem:
-        click.echo(f"netspace-controller: {problem}", err=True)
-        sys.exit(FAILED)
+    programs.done(PROGRAM, lambda: _webhook(config))
 
 
 def _configuration(path: Path) -> ControllerConfig:
-    try:
-        return load(path, ControllerConfig)
-    except Problem as problem:
-        for fault in problem.errors:
-            click.echo(f"netspace-controller: {fault}", err=True)
-        sys.exit(MISCONFIGURED)
+    return programs.configuration(PROGRAM, lambda: load(path, ControllerConfig))
 
 
 async def _webhook(config: ControllerConfig) -> None:
     from kube_controller.webhook_serving import run
 
-    await run(config, _told_to_stop())
-
-
-def _told_to_stop() -> asyncio.Event:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
+    await run(config, programs.told_to_stop())
 
 
 async def _serve(config: ControllerConfig) -> None:
     # Imported where it is needed: --help and --check do without.
     from kube_controller.process import run
 
-    await run(config, os.environ, _told_to_stop())
+    await run(config, os.environ, programs.told_to_stop())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import Any, Final
 
 import msgspec
@@ -21,7 +20,6 @@ from kube_controller import declared, differences, namespaces, statuses
 from kube_controller.declared import OWNER, WantedPool
 from kube_controller.differences import Grow, Shrink, Step
 from kube_controller.kinds import (
-    FINALIZER,
     NETWORKS,
     POOLS,
     Custom,
@@ -30,16 +28,15 @@ from kube_controller.kinds import (
     Workload,
 )
 from kube_controller.metrics import Metrics
+from kube_controller.objects import Attempts, hold, let_go
 from kube_controller.replicas import replicas_of
 from kube_controller.telling import Teller
-from netspace.kube_api import ApiError, KubeApi
+from netspace.kube_api import KubeApi
 from netspace.messages import ChangePool, Network, NewNetwork, NewPool, Pool
 from netspace.problems import Problem
 
 log = logging.getLogger(__name__)
 
-RETRY: Final = (1.0, 10.0)
-"""Seconds until what was refused is tried again, at first and at most, if nothing changes."""
 _SHOWN_PODS: Final = 5
 
 
@@ -51,14 +48,6 @@ class Declared:
     pools: Mapping[str, Custom] = field(default_factory=dict)
     namespaces: Mapping[str, Namespace] = field(default_factory=dict)
     workloads: Callable[[], Iterable[Workload]] = lambda: ()
-
-
-@dataclass
-class _Refusal:
-    inputs: object
-    problem: Problem
-    due: float
-    pause: float
 
 
 @dataclass
@@ -82,7 +71,7 @@ class Rounds:
     ) -> None:
         self._client, self._cluster, self._api = client, cluster, api
         self._known, self._metrics = known, metrics
-        self._refused: dict[tuple[str, str], _Refusal] = {}
+        self._attempts = Attempts(metrics)
         self._teller = Teller(api, metrics)
         self._asked = 0
 
@@ -100,12 +89,11 @@ class Rounds:
                 await self._network(server, name, custom)
         await self._pools(server, pools)
         await self._namespaces(known.namespaces)
-        for key in [key for key in self._refused if key[1] not in {**networks, **pools}]:
-            del self._refused[key]
+        self._attempts.forget_but({**networks, **pools})
         if self._asked != asked:
             # What was asked for changes more than what it was asked of.
             server = await self._read()
-        refused = {key: refusal.problem for key, refusal in self._refused.items()}
+        refused = self._attempts.problems
         await self._teller.networks(networks, server.networks, refused)
         await self._teller.pools(pools, server.pools, refused)
         self._metrics.orphans.labels("networks").set(_orphans(server.networks, networks))
@@ -113,8 +101,7 @@ class Rounds:
 
     def next_due(self) -> float:
         """Seconds until the next object that was refused is to be tried again."""
-        dues = [refusal.due for refusal in self._refused.values()]
-        return max(0.1, min(dues, default=float("inf")) - monotonic())
+        return self._attempts.next_due()
 
     async def _read(self) -> _Server:
         networks = await self._client.networks(self._cluster)
@@ -161,8 +148,7 @@ class Rounds:
             return
         # Pods end without a word to us: so there is no waiting for a change.
         if await self._attempt(server, resource, custom, None, end, patient=False):
-            left = [each for each in custom.metadata.finalizers or () if each != FINALIZER]
-            await self._teller.patch(resource, custom, {"metadata": _versioned(custom, left)})
+            await let_go(self._teller, resource, custom)
 
     async def _delete_pool(self, name: str) -> None:
         try:
@@ -183,7 +169,7 @@ class Rounds:
     async def _network(self, server: _Server, name: str, custom: Custom) -> None:
         async def bring() -> None:
             wanted = declared.network(custom)
-            await self._hold(NETWORKS, custom)
+            await hold(self._api, NETWORKS, custom)
             step = differences.network_step(wanted, server.networks.get(name))
             if isinstance(step, NewNetwork):
                 made = await self._client.create_network(self._cluster, step)
@@ -213,7 +199,7 @@ class Rounds:
             inputs = (replicas, tuple(outer))
 
             async def bring(name: str = name, outer: Any = outer, replicas: int = replicas) -> None:
-                await self._hold(POOLS, customs[name])
+                await hold(self._api, POOLS, customs[name])
                 network = server.networks.get(wanted[name].new.network)
                 steps = differences.pool_steps(
                     wanted[name], server.pools.get(name), network, replicas, outer
@@ -239,14 +225,6 @@ class Rounds:
             case Shrink():
                 return await client.shrink_pool(cluster, name, resize)
 
-    async def _hold(self, resource: Resource[Custom], custom: Custom) -> None:
-        """Sees to it that the object is not gone before the server has let go."""
-        if not custom.held:
-            finalizers = [*(custom.metadata.finalizers or ()), FINALIZER]
-            await self._api.patch(
-                resource.of(custom.name), {"metadata": _versioned(custom, finalizers)}
-            )
-
     async def _attempt(
         self,
         server: _Server,
@@ -257,34 +235,11 @@ class Rounds:
         *,
         patient: bool = True,
     ) -> bool:
-        """Whether it is done. What was refused before is left alone for a while, unless the object,
-        its inputs or anything in the plan has changed."""
-        key = (resource.plural, custom.name)
-        seen = custom.metadata
-        asked = (seen.uid, seen.generation, custom.going, inputs, server.version if patient else 0)
-        before = self._refused.get(key)
-        now = monotonic()
-        if before is not None and before.inputs == asked and now < before.due:
-            return False
-        try:
-            await work()
-        except Exception as error:
-            problem = _problem(error)
-            first, longest = RETRY
-            pause = first
-            if before is not None and before.problem.code == problem.code:
-                pause = min(longest, before.pause * 2)
-            self._refused[key] = _Refusal(asked, problem, now + pause, pause)
-            self._metrics.problems.labels(resource.plural, problem.code).inc()
-            if before is None or str(before.problem) != str(problem):
-                log.warning(
-                    "not as declared: %s", problem,
-                    extra={"kind": resource.plural, "object": custom.name, "code": problem.code},
-                )  # fmt: skip
-            return False
-        if inputs != "understand":
-            self._refused.pop(key, None)
-        return True
+        """Whether it is done. What was refused before is also tried when anything in the plan has
+        changed."""
+        asked = (inputs, server.version if patient else 0)
+        whole = inputs != "understand"
+        return await self._attempts.attempt(resource, custom, asked, work, whole=whole)
 
     # What namespaces choose.
 
@@ -327,21 +282,3 @@ def _outer(
 def _orphans(found: Mapping[str, Network | Pool], customs: Mapping[str, Custom]) -> int:
     """How many the server has for Kubernetes that Kubernetes has not."""
     return sum(each.owner == OWNER and name not in customs for name, each in found.items())
-
-
-def _versioned(custom: Custom, finalizers: list[str]) -> dict[str, Any]:
-    return {"resourceVersion": custom.metadata.resource_version, "finalizers": finalizers}
-
-
-def _problem(error: Exception) -> Problem:
-    """What went wrong with one object, in the words of the conditions. A fault of ours in one is no
-    reason to leave the others alone."""
-    match error:
-        case Problem():
-            return error
-        case ApiError(status=409):
-            return Problem("changed", "the object was changed meanwhile", do="it is tried again")
-        case ApiError(why=why):
-            return Problem("unavailable", why)
-    log.error("a fault with one object", exc_info=error)
-    return Problem("internal", f"a fault in the controller: {error!r}", do="look into its log")

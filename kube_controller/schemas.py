@@ -8,20 +8,25 @@ the files; a test compares them.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import yaml
 
-from kube_controller.kinds import GROUP, VERSION
-from netspace import names
+from kube_controller.schema_federation import federation
+from kube_controller.schema_parts import (
+    COLUMNS,
+    Schema,
+    column,
+    definition,
+    is_one_of,
+    number,
+    spec_of,
+    text,
+)
 from netspace.messages import NewNetwork, NewPool
-
-Schema = dict[str, Any]
 
 _WORDS: Final[Mapping[str, str]] = {
     # Networks.
@@ -60,10 +65,11 @@ _WORDS: Final[Mapping[str, str]] = {
     "low": "It grows as soon as fewer than this are free.",
     "quiet": "Seconds for which addresses must have been left over before some go.",
 }
-_PARENTS: Final = {
-    "Network": "The link below the VLAN on every node.",
-    "Pool": "The netspace pool that an application pool is carved from; without it the space comes"
-    " from the network. Never changes.",
+_NETWORK_WORDS: Final = {**_WORDS, "parent": "The link below the VLAN on every node."}
+_POOL_WORDS: Final = {
+    **_WORDS,
+    "parent": "The netspace pool that an application pool is carved from; without it the space"
+    " comes from the network. Never changes.",
 }
 
 _SUBNET4: Final = {"type": "string", "format": "cidr", "pattern": r"^[0-9.]{7,15}/[0-9]{1,2}$"}
@@ -85,44 +91,43 @@ _SPECIAL: Final[Mapping[str, Schema]] = {
         "minimum": 1,
     },
 }
-_WITHOUT: Final = {"name", "owner"}
 
 
 def definitions() -> dict[str, Schema]:
     """The definitions by their plural."""
-    return {"networks": _network(), "pools": _pool()}
+    return {"federations": federation(), "networks": _network(), "pools": _pool()}
 
 
 def _network() -> Schema:
-    spec = _spec(NewNetwork, "Network")
+    spec = spec_of(NewNetwork, _NETWORK_WORDS, _SPECIAL)
     spec["anyOf"] = [{"required": ["ipv4"]}, {"required": ["ipv6"]}]
     spec["allOf"] = [
-        {"anyOf": [_is("mapping", "offset"), {"required": ["ipv4", "ipv6"]}]},
+        {"anyOf": [is_one_of("mapping", "offset"), {"required": ["ipv4", "ipv6"]}]},
         {"anyOf": [{"not": {"required": ["gateway4"]}}, {"required": ["ipv4"]}]},
         {"anyOf": [{"not": {"required": ["gateway6"]}}, {"required": ["ipv6"]}]},
     ]
     figures = {
-        "uid": _text("Tells it from an earlier one of the same name."),
-        "total": _text("Addresses that pools can be carved from."),
-        "carved": _text("Those that lie in pools."),
-        "used": _number("Those that are held."),
-        "reserved": _number("Held ones that are no pod's."),
+        "uid": text("Tells it from an earlier one of the same name."),
+        "total": text("Addresses that pools can be carved from."),
+        "carved": text("Those that lie in pools."),
+        "used": number("Those that are held."),
+        "reserved": number("Held ones that are no pod's."),
     }
     columns = [
-        _column("VLAN", "integer", ".spec.vlan"),
-        _column("IPv4", "string", ".spec.ipv4"),
-        _column("IPv6", "string", ".spec.ipv6"),
-        _column("Total", "string", ".status.total"),
-        _column("Carved", "string", ".status.carved"),
-        _column("Used", "integer", ".status.used"),
-        *_COLUMNS,
+        column("VLAN", "integer", ".spec.vlan"),
+        column("IPv4", "string", ".spec.ipv4"),
+        column("IPv6", "string", ".spec.ipv6"),
+        column("Total", "string", ".status.total"),
+        column("Carved", "string", ".status.carved"),
+        column("Used", "integer", ".status.used"),
+        *COLUMNS,
     ]
     what = "One layer-2 segment of the cluster, from which pools are carved."
-    return _definition("Network", "nsnet", what, spec, figures, columns)
+    return definition("Network", "nsnet", what, spec, figures, columns)
 
 
 def _pool() -> Schema:
-    spec = _spec(NewPool, "Pool")
+    spec = spec_of(NewPool, _POOL_WORDS, _SPECIAL)
     # An empty list would be a size that says nothing.
     spec["properties"]["ranges"]["minItems"] = 1
     spec["properties"]["surplus"] = {
@@ -132,21 +137,22 @@ def _pool() -> Schema:
         "description": _WORDS["surplus"],
     }
     sized = [{"required": [field]} for field in ("ranges", "size", "elastic")]
-    application = _is("kind", "application")
+    application = is_one_of("kind", "application")
+    tenants = is_one_of("kind", "application", "netspace")
     spec["allOf"] = [
         {"not": {"required": ["ranges", "size"]}},
         {"anyOf": [*sized, application]},
         {"anyOf": [{"not": {"required": ["parent"]}}, application]},
-        {"anyOf": [{"not": {"required": ["namespaces"]}}, _is("kind", "application", "netspace")]},
+        {"anyOf": [{"not": {"required": ["namespaces"]}}, tenants]},
         {"anyOf": [{"not": {"required": ["surplus"]}}, {"not": {"anyOf": sized}}]},
     ]
     figures = {
-        "size": _text("Addresses, those of nested pools left out."),
-        "used": _number("Those that are held."),
-        "free": _text("Those that can be given now."),
-        "cooling": _number("Released ones that rest."),
-        "retained": _number("Released ones that are kept for a pod's name."),
-        "replicas": _number("What it follows, where it follows its workloads."),
+        "size": text("Addresses, those of nested pools left out."),
+        "used": number("Those that are held."),
+        "free": text("Those that can be given now."),
+        "cooling": number("Released ones that rest."),
+        "retained": number("Released ones that are kept for a pod's name."),
+        "replicas": number("What it follows, where it follows its workloads."),
         "ranges": {
             "type": "array",
             "items": {"type": "string"},
@@ -154,180 +160,15 @@ def _pool() -> Schema:
         },
     }
     columns = [
-        _column("Kind", "string", ".spec.kind"),
-        _column("Network", "string", ".spec.network"),
-        _column("Size", "string", ".status.size"),
-        _column("Used", "integer", ".status.used"),
-        _column("Free", "string", ".status.free"),
-        *_COLUMNS,
+        column("Kind", "string", ".spec.kind"),
+        column("Network", "string", ".spec.network"),
+        column("Size", "string", ".status.size"),
+        column("Used", "integer", ".status.used"),
+        column("Free", "string", ".status.free"),
+        *COLUMNS,
     ]
     what = "An isolated part of one network, from which pods get their addresses."
-    return _definition("Pool", "nspool", what, spec, figures, columns)
-
-
-def _definition(
-    kind: str,
-    short: str,
-    what: str,
-    spec: Schema,
-    figures: Schema,
-    columns: list[Schema],
-) -> Schema:
-    plural = f"{kind.lower()}s"
-    condition = {
-        "type": "object",
-        "required": ["type", "status"],
-        "properties": {
-            "type": {"type": "string"},
-            "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
-            "reason": {"type": "string"},
-            "message": {"type": "string"},
-            "observedGeneration": {"type": "integer", "format": "int64"},
-            "lastTransitionTime": {"type": "string", "format": "date-time"},
-        },
-    }
-    status = {
-        "observedGeneration": {"type": "integer", "format": "int64"},
-        "conditions": {
-            "type": "array",
-            "items": condition,
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["type"],
-        },
-        **figures,
-    }
-    schema = {
-        "type": "object",
-        "description": what,
-        "required": ["spec"],
-        "properties": {
-            "apiVersion": {"type": "string"},
-            "kind": {"type": "string"},
-            "metadata": {
-                "type": "object",
-                "properties": {
-                    "name": {"type": "string", "maxLength": 63, "pattern": _pattern(names.NAME)}
-                },
-            },
-            "spec": spec,
-            "status": {
-                "type": "object",
-                "description": "What the server has.",
-                "properties": status,
-            },
-        },
-    }
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{GROUP}"},
-        "spec": {
-            "group": GROUP,
-            "scope": "Cluster",
-            "names": {
-                "kind": kind,
-                "listKind": f"{kind}List",
-                "plural": plural,
-                "singular": kind.lower(),
-                "shortNames": [short],
-                "categories": ["netspace"],
-            },
-            "versions": [
-                {
-                    "name": VERSION,
-                    "served": True,
-                    "storage": True,
-                    "subresources": {"status": {}},
-                    "additionalPrinterColumns": columns,
-                    "schema": {"openAPIV3Schema": schema},
-                }
-            ],
-        },
-    }
-
-
-def _spec(message: type[msgspec.Struct], kind: str) -> Schema:
-    """The message's fields as a schema of Kubernetes': structural, with its regular expressions."""
-    _, components = msgspec.json.schema_components([message], ref_template="{name}")
-    return _object(components[message.__name__], components, kind)
-
-
-def _object(schema: Schema, components: Mapping[str, Schema], kind: str) -> Schema:
-    properties = {
-        name: _field(name, field, components, kind)
-        for name, field in schema["properties"].items()
-        if name not in _WITHOUT
-    }
-    required = [name for name in schema.get("required", []) if name not in _WITHOUT]
-    made: Schema = {"type": "object", "properties": properties}
-    return {**made, "required": required} if required else made
-
-
-def _field(name: str, schema: Schema, components: Mapping[str, Schema], kind: str) -> Schema:
-    words = _PARENTS[kind] if name == "parent" else _WORDS[name]
-    if name in _SPECIAL:
-        return {**_SPECIAL[name], "description": words}
-    made = _plain(schema, components, kind)
-    # What is empty where nothing is said is left out: it says nothing.
-    default = schema.get("default")
-    if default not in (None, [], ""):
-        made["default"] = default
-    return {**made, "description": words}
-
-
-def _plain(schema: Schema, components: Mapping[str, Schema], kind: str) -> Schema:
-    if "anyOf" in schema:
-        kinds = [each for each in schema["anyOf"] if each.get("type") != "null"]
-        assert len(kinds) == 1
-        return _plain(kinds[0], components, kind)
-    if "$ref" in schema:
-        return _object(components[schema["$ref"]], components, kind)
-    made = {
-        key: value
-        for key, value in schema.items()
-        if key in ("type", "enum", "minimum", "maximum", "minLength", "maxLength", "maxItems")
-    }
-    if "enum" in made:
-        made["type"] = "string"
-    if "items" in schema:
-        made["items"] = _plain(schema["items"], components, kind)
-    pattern = schema.get("pattern")
-    if pattern is not None:
-        made["pattern"] = _pattern(pattern)
-        if pattern == names.LINK:
-            made["not"] = {"enum": [".", ".."]}
-    return made
-
-
-def _pattern(pattern: str) -> str:
-    """The expression for Go, which knows no look-ahead, and whose `$` is the very end."""
-    found = pattern.replace(names.END, "$").replace(r"(?!\.{1,2}$)", "")
-    if re.search(r"\(\?[!=<]", found):
-        raise ValueError(f"{pattern} cannot be said in a schema of Kubernetes'")
-    return found
-
-
-def _is(field: str, *values: str) -> Schema:
-    return {"properties": {field: {"enum": list(values)}}}
-
-
-def _text(words: str) -> Schema:
-    return {"type": "string", "description": words}
-
-
-def _number(words: str) -> Schema:
-    return {"type": "integer", "format": "int64", "description": words}
-
-
-def _column(name: str, kind: str, path: str) -> Schema:
-    return {"name": name, "type": kind, "jsonPath": path}
-
-
-_COLUMNS: Final = [
-    _column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
-    {**_column("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason'), "priority": 1},
-    _column("Age", "date", ".metadata.creationTimestamp"),
-]
+    return definition("Pool", "nspool", what, spec, figures, columns)
 
 
 class _Plain(yaml.SafeDumper):
@@ -337,20 +178,18 @@ class _Plain(yaml.SafeDumper):
         return True
 
 
-def written(definition: Schema) -> str:
+def written(made: Schema) -> str:
     """The file of a definition."""
     head = "# Made by `python -m kube_controller.schemas packaging/kubernetes/base/crds`.\n"
-    return head + yaml.dump(
-        definition, Dumper=_Plain, sort_keys=False, width=100, allow_unicode=True
-    )
+    return head + yaml.dump(made, Dumper=_Plain, sort_keys=False, width=100, allow_unicode=True)
 
 
 def main() -> None:
     """Writes the files into the folder named."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    for plural, definition in definitions().items():
-        (folder / f"{plural}.yaml").write_text(written(definition))
+    for plural, made in definitions().items():
+        (folder / f"{plural}.yaml").write_text(written(made))
 
 
 if __name__ == "__main__":

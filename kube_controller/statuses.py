@@ -18,7 +18,7 @@ from netspace.problems import Problem
 READY: Final = "Ready"
 AS_DECLARED: Final = "AsDeclared"
 MOST_RANGES: Final = 100
-"""Ranges shown of a pool; more say how many more."""
+"""Ranges shown of one thing; more say how many more."""
 _LONGEST: Final = 1024
 _NETWORK: Final = ("total", "carved", "used", "reserved", "uid")
 _POOL: Final = ("size", "used", "free", "cooling", "retained", "replicas", "ranges")
@@ -43,9 +43,7 @@ def pool_status(
     figures: Status = dict.fromkeys(_POOL)
     if found is not None:
         figures = {field: getattr(found, field) for field in _POOL}
-        if len(found.ranges) > MOST_RANGES:
-            more = len(found.ranges) - MOST_RANGES
-            figures["ranges"] = [*found.ranges[:MOST_RANGES], f"and {more} more"]
+        figures["ranges"] = first(found.ranges)
     return _status(custom, figures, problem, now)
 
 
@@ -72,7 +70,7 @@ def unknown(custom: Custom, problem: Problem, now: datetime) -> Status:
     seen = custom.status.get("observedGeneration")
     if seen == custom.metadata.generation and not custom.going:
         return {}
-    return {"conditions": [_condition(custom, "Unknown", problem, now)]}
+    return {"conditions": [ready(custom, "Unknown", problem, now)]}
 
 
 def held_by(problem: Problem, pods: Sequence[AddressEntry], more: bool) -> Problem:
@@ -93,26 +91,46 @@ def _status(custom: Custom, figures: Status, problem: Problem | None, now: datet
     state = "True" if problem is None and not custom.going else "False"
     return {
         "observedGeneration": custom.metadata.generation,
-        "conditions": [_condition(custom, state, problem, now)],
+        "conditions": [ready(custom, state, problem, now)],
         **figures,
     }
 
 
-def _condition(custom: Custom, state: str, problem: Problem | None, now: datetime) -> Status:
+def ready(custom: Custom, state: str, problem: Problem | None, now: datetime) -> Status:
+    """The condition `Ready`."""
     reason, message = AS_DECLARED, "the server has it as it is declared"
     if problem is not None:
         reason, message = reason_of(problem), str(problem)
     elif custom.going:
         reason, message = "Deleting", "it is being deleted"
-    since = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return condition(custom, READY, state, reason, message, now)
+
+
+def condition(
+    custom: Custom, kind: str, state: str, reason: str, message: str, now: datetime
+) -> Status:
+    """One condition; it has its time since it is what it is."""
+    since = written(now)
     for before in custom.status.get("conditions") or ():
-        if (before.get("type"), before.get("status")) == (READY, state):
+        if (before.get("type"), before.get("status")) == (kind, state):
             since = before.get("lastTransitionTime", since)
     return {
-        "type": READY,
+        "type": kind,
         "status": state,
         "reason": reason,
         "message": message[:_LONGEST],
         "observedGeneration": custom.metadata.generation,
         "lastTransitionTime": since,
     }
+
+
+def written(time: datetime) -> str:
+    """As Kubernetes writes times."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def first(texts: Sequence[str]) -> list[str]:
+    """As many as are shown, and how many more there are."""
+    if len(texts) <= MOST_RANGES:
+        return list(texts)
+    return [*texts[:MOST_RANGES], f"and {len(texts) - MOST_RANGES} more"]

@@ -55,7 +55,7 @@ class Teller:
             told = {
                 name: statuses.unknown(custom, problem, now) for name, custom in customs.items()
             }
-            await self._write(resource, customs, told)
+            await self.write(resource, customs, told)
 
     async def patch(
         self, resource: Resource[Custom], custom: Custom, change: object, part: str = ""
@@ -99,11 +99,12 @@ class Teller:
             name: status(custom, _ours(found.get(name)), refused.get((resource.plural, name)), now)
             for name, custom in customs.items()
         }
-        await self._write(resource, customs, told)
+        await self.write(resource, customs, told)
 
-    async def _write(
+    async def write(
         self, resource: Resource[Custom], customs: Mapping[str, Custom], told: Mapping[str, Status]
     ) -> None:
+        """Writes these statuses, by name."""
         figures = 0
         # In any order, so that nobody's figures wait for ever where there are too many at once.
         for name, status in random.sample([*told.items()], len(told)):

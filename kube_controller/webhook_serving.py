@@ -169,6 +169,8 @@ async def run(config: ControllerConfig, stop: asyncio.Event) -> None:
     section, server = config.webhook, config.server
     if section is None:
         raise invalid("webhook", "the configuration has no such section", do="add it")
+    if server is None:
+        raise invalid("server", "it is null, and the webhook asks what pools there are")
     tls = Renewed(section.tls, open_context)
     # The API waits for a few seconds only.
     timeout = min(server.timeout, 2.0)
