@@ -14,6 +14,7 @@ import click
 from netspace.problems import Problem
 
 if TYPE_CHECKING:
+    from federation.client import Client as FederationClient
     from ipam_server.client import Client
     from netspace.tls import Tls
 
@@ -22,10 +23,12 @@ Output = Literal["table", "json", "yaml", "svg"]
 OUTPUTS: Final[tuple[Output, ...]] = ("table", "json", "yaml")
 """What every command can answer in."""
 DEFAULT_SERVER: Final = "unix:///run/netspace/server.sock"
+DEFAULT_FEDERATION_SERVER: Final = "unix:///run/netspace/federation.sock"
 TIMEOUT: Final = 10.0
 """Seconds a request may take."""
 Question = Callable[["Client"], Coroutine[Any, Any, T]]
 ClusterQuestion = Callable[["Client", str], Coroutine[Any, Any, T]]
+FederationQuestion = Callable[["FederationClient", str], Coroutine[Any, Any, T]]
 
 
 def connect(
@@ -37,15 +40,26 @@ def connect(
     return Client(servers, timeout, tls)
 
 
+def connect_federation(
+    servers: Sequence[str], timeout: float, tls: Tls | None
+) -> AbstractAsyncContextManager[FederationClient]:
+    """The federation server's client."""
+    from federation.client import Client
+
+    return Client(servers, timeout, tls)
+
+
 @dataclass(frozen=True)
 class Whom:
-    """Whom a call asks, and as whom; None where nobody has said it."""
+    """Whom a call asks, and as whom; None where nobody has said it. `federation`: the servers that
+    are asked about federations."""
 
     servers: tuple[str, ...] | None = None
     cluster: str | None = None
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
+    federation: tuple[str, ...] | None = None
 
     def over(self, other: Whom) -> Whom:
         """What is said here, and else what the other says."""
@@ -54,7 +68,7 @@ class Whom:
         )
 
     def __iter__(self) -> Iterator[Any]:
-        return iter((self.servers, self.cluster, self.ca, self.cert, self.key))
+        return iter((self.servers, self.cluster, self.ca, self.cert, self.key, self.federation))
 
     def tls(self) -> Tls | None:
         """The files together; None where none is named, `Problem` where one is missing."""
@@ -74,9 +88,14 @@ class App:
     connect: Callable[[Sequence[str], float, Tls | None], AbstractAsyncContextManager[Client]] = (
         connect
     )
+    connect_federation: Callable[
+        [Sequence[str], float, Tls | None], AbstractAsyncContextManager[FederationClient]
+    ] = connect_federation
     whom: Whom = Whom()
     output: Output = "table"
     timeout: float = TIMEOUT
+    typed: frozenset[Literal["server", "federation-server"]] = frozenset()
+    """Which of these options stand on the command line itself."""
 
     def settle(self) -> Whom:
         """Whom to ask: the command line, the environment, then the file; raises `Problem`."""
@@ -107,6 +126,24 @@ class App:
             return await question(client, await self._cluster(client))
 
         return self.ask(asked)
+
+    def ask_federation(self, question: FederationQuestion[T]) -> T:
+        """What the federation server of the cluster answers, about that cluster; raises
+        `Problem`."""
+        whom = self.settle()
+        if "server" in self.typed and "federation-server" not in self.typed:
+            raise click.UsageError(
+                f"--server {' --server '.join(whom.servers or ())} names an IPAM server, which is"
+                " not asked about federations: name the federation server with --federation-server"
+            )
+
+        async def asked() -> T:
+            servers = whom.federation or (DEFAULT_FEDERATION_SERVER,)
+            async with self.connect_federation(servers, self.timeout, whom.tls()) as client:
+                cluster = whom.cluster or (await client.cluster()).name
+                return await question(client, cluster)
+
+        return _run(asked())
 
     async def _cluster(self, client: Client) -> str:
         if self.whom.cluster is not None:

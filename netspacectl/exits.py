@@ -22,8 +22,8 @@ MEANINGS: Final[dict[int, str]] = {
     USAGE: "The command cannot be understood, or a value in it is not acceptable.",
     NOT_FOUND: "There is no such thing: cluster, network, pool, address, node.",
     AGAIN: "The server cannot be reached or is not ready: the same command may succeed later.",
-    DIFFERS: "Nothing failed: `apply --dry-run` or `import` found something to do, `audit`"
-    " something wrong.",
+    DIFFERS: "Nothing failed: `apply --dry-run` or `import` found something to do; `audit`, or"
+    " `federation status`, `verify`, `diagnose` or `bench`, something wrong.",
     INTERRUPTED: "Interrupted with Ctrl-C.",
     PIPE_CLOSED: "Whoever read the output went away before its end (`| head`).",
 }

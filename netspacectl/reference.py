@@ -24,12 +24,14 @@ noun and a verb: `netspacectl pool list`. This page is made from the commands
 
 ## Options of every command
 
-They stand before the noun or after the verb; the later one counts.
+They stand before the noun or after the verb; the later one counts. `netspacectl federation` asks a
+federation server, which `--federation-server` names, and refuses `--server` without it.
 """
 MIDDLE: Final = """\
 | environment | stands for |
 | --- | --- |
 | `NETSPACE_SERVER` | `--server`; several servers are separated by spaces |
+| `NETSPACE_FEDERATION_SERVER` | `--federation-server`, in the same way |
 | `NETSPACE_CLUSTER` | `--cluster` |
 | `NETSPACE_CA`, `NETSPACE_CERT`, `NETSPACE_KEY` | `--ca`, `--cert`, `--key` |
 | `NO_COLOR` | tables without colours |

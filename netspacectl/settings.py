@@ -13,6 +13,28 @@ from netspace.problems import Problem
 from netspacectl.app import Whom
 
 
+def _several(server: object) -> object:
+    return (server,) if isinstance(server, str) else server
+
+
+def _addresses(server: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    for url in server or ():
+        try:
+            Endpoint.parse(url)
+        except Problem as problem:
+            raise ValueError(str(problem)) from None
+    return server
+
+
+class FederationConfig(Settings):
+    """`server`: one URL or several, of the cluster's federation servers."""
+
+    server: tuple[str, ...] | None = None
+
+    _several = field_validator("server", mode="before")(_several)
+    _addresses = field_validator("server")(_addresses)
+
+
 class CtlConfig(Settings):
     """`server`: one URL or several. Paths may begin with `~`; others are beside the file."""
 
@@ -21,21 +43,10 @@ class CtlConfig(Settings):
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
+    federation: FederationConfig = FederationConfig()
 
-    @field_validator("server", mode="before")
-    @classmethod
-    def _several(cls, server: object) -> object:
-        return (server,) if isinstance(server, str) else server
-
-    @field_validator("server")
-    @classmethod
-    def _addresses(cls, server: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for url in server or ():
-            try:
-                Endpoint.parse(url)
-            except Problem as problem:
-                raise ValueError(str(problem)) from None
-        return server
+    _several = field_validator("server", mode="before")(_several)
+    _addresses = field_validator("server")(_addresses)
 
     @field_validator("cluster")
     @classmethod
@@ -52,4 +63,11 @@ def read(path: Path) -> Whom:
     def file(named: Path | None) -> Path | None:
         return None if named is None else path.parent / named.expanduser()
 
-    return Whom(config.server, config.cluster, file(config.ca), file(config.cert), file(config.key))
+    return Whom(
+        config.server,
+        config.cluster,
+        file(config.ca),
+        file(config.cert),
+        file(config.key),
+        config.federation.server,
+    )

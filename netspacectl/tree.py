@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import click
+from click.core import ParameterSource
 
 from netspacectl.app import DEFAULT_SERVER, OUTPUTS, App, Output
 from netspacectl.complete import names_of
@@ -31,6 +32,7 @@ NOUNS: Final = (
     "change",
     "audit",
     "reclaim",
+    "federation",
     "import",
     "certs",
     "completion",
@@ -55,10 +57,17 @@ def folded(line: str) -> list[str]:
     return lines
 
 
-def _keep_servers(ctx: click.Context, _: click.Parameter, value: tuple[str, ...]) -> None:
+def _keep_servers(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:
     app = ctx.ensure_object(App)
     if value:
         app.whom = replace(app.whom, servers=value)
+        if typed(ctx, param):
+            app.typed |= {"server"}
+
+
+def typed(ctx: click.Context, param: click.Parameter) -> bool:
+    """Whether an option's value stands on the command line, and not in the environment."""
+    return ctx.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
 
 
 def _keep_cluster(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
@@ -127,21 +136,25 @@ def global_options(
                 ("key", "For https: its key."),
             )
         ),
-        click.Option(
-            ["--output", "-o", "global_output"],
-            type=click.Choice(outputs),
-            callback=_keep_output,
-            expose_value=False,
-            help="A table for people; json or yaml, the API's messages, for programs"
-            + ("; svg, a picture" if "svg" in outputs else "")
-            + ".  [default: table]",
-        ),
+        *([_output(outputs)] if len(outputs) > 1 else []),
     ]
+
+
+def _output(outputs: Sequence[Output]) -> click.Option:
+    return click.Option(
+        ["--output", "-o", "global_output"],
+        type=click.Choice(outputs),
+        callback=_keep_output,
+        expose_value=False,
+        help="A table for people; json or yaml, the API's messages, for programs"
+        + ("; svg, a picture" if "svg" in outputs else "")
+        + ".  [default: table]",
+    )
 
 
 class Verb(click.Command):
     """A command that does something. `examples` are full command lines, shown by `--help` and in
-    the reference; `outputs` what it can answer in."""
+    the reference; `outputs` what it can answer in, and no option where that is one thing."""
 
     def __init__(
         self,

@@ -258,6 +258,9 @@ def label(what: str) -> Name:
 
 
 NODE: Final = Name("node name", names.NODE, "lower-case letters, digits, '-' and '.', at most 253")
+FEDERATION: Final = Name(
+    "federation", names.FEDERATION, "lower-case letters, digits and '-', a letter first, at most 63"
+)
 NAMESPACE: Final = Name(
     "namespace", names.NAMESPACE, "lower-case letters, digits and '-', at most 63"
 )

@@ -18,7 +18,7 @@ from typing import Final
 from netspace.ranges import Interval, Ranges
 from netspacectl.address_plan.figures import NetworkFigures, Plan, PoolFigures
 from netspacectl.address_plan.figures_text import gateways, number, percent, segment
-from netspacectl.address_plan.picture_shapes import (
+from netspacectl.picture_shapes import (
     ADVANCE,
     Box,
     Drawing,

@@ -51,13 +51,14 @@ class Label:
 
 @dataclass(frozen=True)
 class Stroke:
-    """A straight line of a class."""
+    """A straight line of a class, with what a pointer over it shows."""
 
     x1: float
     y1: float
     x2: float
     y2: float
     style: str
+    title: str = ""
 
 
 @dataclass
