@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 
 from lab import (
     image,
@@ -38,7 +40,7 @@ USAGE = 26
 
 
 def demo(arguments: list[str]) -> int:
-    """Run the demo directly where the kernel has what it needs, else in the lab kernel.
+    """Run a demo directly where the kernel has what it needs, else in the lab kernel.
 
     With --keep the lab stays until --end: its namespaces on the machine, or
     the lab kernel in the background.
@@ -46,12 +48,18 @@ def demo(arguments: list[str]) -> int:
     machine = _set_up()
     if programs.lookup(launcher.COMPILER):
         setup.ensure(packages.BUILD)
-    command = [str(programs.PYTHON), "-m", "lab.demo", *arguments]
-    if machine.bonds:
+    module, direct = "lab.demo", machine.bonds
+    if arguments[:1] == ["federation"]:
+        setup.ensure(packages.IPSEC)
+        module, arguments = "lab.federation.demo", arguments[1:]
+        direct = direct and machine.esp
+    command = [str(programs.PYTHON), "-m", module, *arguments]
+    if direct:
         return subprocess.run(command, env=programs.environment()).returncode
     if arguments == ["--end"]:
         standing.end()
         return 0
+    setup.ensure(packages.LAB_KERNEL)
     print(testing.in_lab_kernel(machine), flush=True)
     return standing.start(command) if "--keep" in arguments else kernel.run(command)
 
@@ -59,6 +67,7 @@ def demo(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     machine = _set_up()
     setup.ensure((*packages.BENCH, *packages.METRICS, *packages.BUILD, *packages.CLOCK))
+    setup.ensure(packages.IPSEC)
     if machine.namespaces:
         setup.ensure((*packages.RUNTIMES, *packages.PACKAGE, *packages.KUBERNETES))
     return testing.run(arguments)
@@ -90,14 +99,31 @@ def soak(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """Run a bench: on loopback, the node's in network namespaces of its own, too."""
+    """Run a bench: on loopback, the node's in network namespaces of its own, too, the federation's
+    where the demo of federations runs."""
     what, *options = arguments or [""]
-    needs = {"server": packages.BENCH, "node": packages.BUILD}
+    needs = {
+        "server": packages.BENCH,
+        "node": packages.BUILD,
+        "federation": (*packages.BUILD, *packages.IPSEC),
+    }
     if what not in needs:
         return _refuse(f"bench: no bench {what!r}; there are {', '.join(needs)}")
     setup.ensure((*packages.COMMON, *needs[what]))
     command = [str(programs.PYTHON), "-m", f"bench.{what}", *options]
+    machine = probe.kernel()
+    if what == "federation" and not (machine.bonds and machine.esp):
+        setup.ensure(packages.LAB_KERNEL)
+        print(testing.in_lab_kernel(machine), flush=True)
+        return kernel.run(command, writable=_folders_of(options))
     return subprocess.run(command, env=programs.environment()).returncode
+
+
+def _folders_of(options: list[str]) -> list[Path]:
+    """The folders of files that a bench is told to write."""
+    given = [after for name, after in pairwise(options) if name == "--json"]
+    given += [each.removeprefix("--json=") for each in options if each.startswith("--json=")]
+    return [Path(each).resolve().parent for each in given]
 
 
 def make_packages(arguments: list[str]) -> int:
@@ -126,8 +152,9 @@ def show_help(_arguments: list[str]) -> int:
 
 COMMANDS = {
     "demo": Command(
-        "[--keep | --end]",
-        "the main job on two nodes, with checks; --keep leaves the lab standing until --end",
+        "[federation] [--keep | --end]",
+        "the main job on two nodes, or three clusters joined (--verbose: with all there is to see);"
+        " --keep leaves the lab standing until --end",
         demo,
     ),
     "test": Command("[PYTEST ARGUMENTS]", "every test, or those that are named", test),
@@ -141,8 +168,8 @@ COMMANDS = {
         soak,
     ),
     "bench": Command(
-        "server|node [--json FILE] [--quick] [--rows NAME...]",
-        "how fast the server is (--rows: of it), or a pod's interface (as root), beside the goals",
+        "server|node|federation [--json FILE] [--quick] [--rows NAME...]",
+        "the server (--rows: of it), a pod's interface (as root) or joined clusters, beside goals",
         bench,
     ),
     "package": Command("[--out DIR]", "a Debian package and a tarball", make_packages),

@@ -17,8 +17,11 @@ from typing import Final
 from lab import programs
 
 SUITE: Final = "bookworm"
-INCLUDED: Final = ("iptables", "ipset")
-"""What is installed besides: what the package recommends."""
+INCLUDED: Final = (
+    *("iptables", "ipset"),
+    *("strongswan-charon", "strongswan-swanctl", "libstrongswan-standard-plugins"),
+)
+"""What is installed besides: what the package recommends and suggests."""
 _KEPT: Final = programs.STATE / "debian"
 
 

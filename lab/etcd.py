@@ -15,10 +15,11 @@ import signal
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -30,6 +31,9 @@ READY = 20.0
 
 MAINTENANCE = 60.0
 """Seconds that going through all that is stored may take."""
+
+ROOM = 2 << 30
+"""Bytes that must be free in memory: a member alone lays out 64 MiB of its log in advance."""
 
 
 class EtcdError(Exception):
@@ -66,14 +70,14 @@ class Etcd:
     peer_port: int = 0
     cluster: str = ""
     outlives: bool = False
-    _health_port: int = field(init=False, default=0)
+    health_port: int = 0
     _process: subprocess.Popen[bytes] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         ports = free_ports(self.host, 3)
         self.client_port = self.client_port or ports[0]
         self.peer_port = self.peer_port or ports[1]
-        self._health_port = ports[2]
+        self.health_port = self.health_port or ports[2]
         self.cluster = self.cluster or f"{self.name}={self.peer_url}"
 
     def __enter__(self) -> Self:
@@ -237,7 +241,7 @@ class Etcd:
 
     def _healthy(self) -> bool:
         # Its own plain port, so that it can be asked whatever TLS the clients need.
-        request = urllib.request.Request(f"http://{self.host}:{self._health_port}/health")
+        request = urllib.request.Request(f"http://{self.host}:{self.health_port}/health")
         try:
             with self._open(request) as answer:
                 return bool(json.load(answer).get("health") == "true")
@@ -262,7 +266,7 @@ class Etcd:
             "listen-peer-urls": self.peer_url,
             "initial-advertise-peer-urls": self.peer_url,
             "initial-cluster": self.cluster,
-            "listen-metrics-urls": f"http://{self.host}:{self._health_port}",
+            "listen-metrics-urls": f"http://{self.host}:{self.health_port}",
             "logger": "zap",
             "log-outputs": "stderr",
             "log-level": "warn",
@@ -279,14 +283,35 @@ class Etcd:
         return [*lines, *self.arguments]
 
 
+@contextlib.contextmanager
+def quick_folder() -> Iterator[Path]:
+    """A folder in memory, where there is room: a disk that others use may take longer for one write
+    than servers wait for etcd."""
+    memory = Path("/dev/shm")
+    usable = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= ROOM
+    with tempfile.TemporaryDirectory(
+        prefix="netspace-etcd-", dir=memory if usable else None
+    ) as folder:
+        yield Path(folder)
+
+
 def members(folder: Path, count: int = 3, host: str = "127.0.0.1") -> list[Etcd]:
     """The members of one cluster, not started; they are ready only once most of them run."""
-    ports = free_ports(host, 2 * count)
+    ports = free_ports(host, 3 * count)
     names = [chr(ord("a") + number) for number in range(count)]
-    peers = dict(zip(names, ports[count:], strict=True))
+    peers = dict(zip(names, ports[count : 2 * count], strict=True))
+    healths = dict(zip(names, ports[2 * count :], strict=True))
     cluster = ",".join(f"{name}=http://{host}:{port}" for name, port in peers.items())
     return [
-        Etcd(folder / name, name, host, client_port=port, peer_port=peers[name], cluster=cluster)
+        Etcd(
+            folder / name,
+            name,
+            host,
+            client_port=port,
+            peer_port=peers[name],
+            health_port=healths[name],
+            cluster=cluster,
+        )
         for name, port in zip(names, ports[:count], strict=True)
     ]
 

@@ -20,7 +20,10 @@ from lab import programs
 
 FOLDERS: Final[Mapping[str, tuple[str, ...]]] = {
     "netspace-plugin": ("netspace", "netspace-ipam"),
-    "netspace": ("netspace-agent", "netspace-server", "netspace-controller", "netspacectl"),
+    "netspace": (
+        *("netspace-agent", "netspace-server", "netspace-controller", "netspace-federation"),
+        "netspacectl",
+    ),
 }
 """The programs of each folder; they share its libraries."""
 

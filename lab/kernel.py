@@ -24,6 +24,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from lab import inside, launcher, memory, processes, programs, setup
@@ -32,6 +33,7 @@ RUNS = programs.STATE / "run"
 _MODPROBE = programs.STATE / "modprobe"
 _MODULES = programs.STATE / "modules"
 _PARAMETER = "netspace_lab="
+_PRIORITY = -10
 
 
 class LabKernelError(RuntimeError):
@@ -237,8 +239,18 @@ def _start(folder: Path, interactive: bool) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C reaches this process alone, which ends
         # the session with all of the kernel's processes.
         start_new_session=True,
-        preexec_fn=processes.die_with_parent,
+        preexec_fn=partial(_become_first, processes.idlest_processor()),
     )
+
+
+def _become_first(processor: int) -> None:
+    """Each system call inside hands over to another process and back. On one processor that is
+    four times as fast as between two, of which each has to wake the other up; and beside programs
+    that calculate it would wait for its turn every time, and be five times as slow."""
+    processes.die_with_parent()
+    os.sched_setaffinity(0, {processor})
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)
 
 
 def _relay(

@@ -17,6 +17,7 @@ PYTHON_FOLDERS = (
     "statestore",
     "ipam_server",
     "cni_plugins",
+    "federation",
     "kube_controller",
     "netspacectl",
     "lab",

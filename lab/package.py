@@ -29,7 +29,7 @@ KEPT: Final = programs.STATE / "package"
 
 _SOURCES: Final = (
     *("netspace", "hostnet", "statestore", "ipam_server", "cni_plugins", "kube_controller"),
-    *("netspacectl",),
+    *("federation", "netspacectl"),
     *("packaging/debian", "packaging/systemd", "packaging/folder.spec", "packaging/install.sh"),
     *("packaging/started.py", "conf", "setup.cfg", "LICENSE", "docs/install.md"),
     *("lab/freezing.py", "lab/launcher.py", "lab/package.py", "lab/package_tree.py"),
@@ -193,11 +193,13 @@ def _control(root: Path, number: str) -> str:
         f"Installed-Size: {-(-size // 1024)}\n"
         f"Depends: libc6 (>= {package_tree.newest_glibc(root)}), init-system-helpers (>= 1.54~)\n"
         "Recommends: iptables, ipset\n"
+        # Not recommended: strongSwan brings a charon of its own, which takes IKE's ports.
+        "Suggests: strongswan-charon, strongswan-swanctl, libstrongswan-standard-plugins\n"
         "Section: net\n"
         "Priority: optional\n"
         "Description: addresses and interfaces on the data centre's own VLANs for Kubernetes pods\n"
-        " The node's agent and CNI executables, the IPAM server, and the command line\n"
-        " netspacectl, each with all that it needs.\n"
+        " The node's agent and CNI executables, the IPAM server, what joins clusters to\n"
+        " federations, and the command line netspacectl, each with all that it needs.\n"
     )
 
 

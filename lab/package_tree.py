@@ -2,7 +2,7 @@
 
 /opt/cni/bin/netspace, netspace-ipam    the CNI executables, which hand calls to the agent
 /opt/cni/bin/netspace-plugin/           the complete plugin, for when no agent runs
-/usr/lib/netspace/                      agent, server and netspacectl, with their libraries
+/usr/lib/netspace/                      all other programs, with their libraries
 /usr/sbin, /usr/bin                     links to them
 /usr/lib/systemd/system/                their units
 /etc/netspace, /etc/cni/net.d           configuration, as in `conf/`
@@ -30,12 +30,15 @@ LINKS: Final = {
     "usr/sbin/netspace-agent": "../lib/netspace/netspace-agent",
     "usr/sbin/netspace-server": "../lib/netspace/netspace-server",
     "usr/sbin/netspace-controller": "../lib/netspace/netspace-controller",
+    "usr/sbin/netspace-federation": "../lib/netspace/netspace-federation",
     "usr/bin/netspacectl": "../lib/netspace/netspacectl",
 }
 SETTINGS: Final = {
     "etc/netspace/node.yaml": "node.yaml",
     "etc/netspace/server.yaml": "server.yaml",
     "etc/netspace/ctl.yaml": "ctl.yaml",
+    "etc/netspace/federation-server.yaml": "federation-server.yaml",
+    "etc/netspace/federation-agent.yaml": "federation-agent.yaml",
     "etc/cni/net.d/10-netspace.conflist": "10-netspace.conflist",
 }
 """Configuration, and the file of `conf/` it is made of."""
@@ -43,7 +46,9 @@ SETTINGS: Final = {
 EXAMPLES: Final[Mapping[str, Collection[str]]] = {
     "node.yaml": ("node", "bonds"),
     "server.yaml": ("name",),
-    "ctl.yaml": ("server", "cluster", "ca", "cert", "key"),
+    "ctl.yaml": ("server", "cluster", "ca", "cert", "key", "federation"),
+    "federation-server.yaml": ("name",),
+    "federation-agent.yaml": ("node",),
 }
 """Keys whose values in `conf/` are an example's: on a machine they come as comments."""
 

@@ -71,6 +71,11 @@ BENCH = (_program("wrk", "wrk"),)
 CLOCK = (Package("libfaketime", lambda: programs.faketime() is not None),)
 BUILD = (Package("musl-dev", lambda: programs.musl() is not None),)
 METRICS = (_program("prometheus", "promtool"),)
+IPSEC = (
+    Package("strongswan-charon", lambda: programs.charon() is not None),
+    Package("libstrongswan-standard-plugins", lambda: programs.charon() is not None),
+    _program("strongswan-swanctl", "swanctl"),
+)
 RUNTIMES = (
     _program("containerd", "containerd", "containerd-shim-runc-v2", "ctr"),
     _program("runc", "runc"),

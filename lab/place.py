@@ -14,14 +14,14 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import yaml
 
-from lab import launcher, programs, topology
+from lab import launcher, processes, programs, topology
 from lab.etcd import Etcd
 from lab.runtime import Runtime
 from lab.server import Server, ServerError
@@ -51,14 +51,7 @@ class Place:
         self.runtimes: dict[str, Runtime] = {}
 
     def __enter__(self) -> Self:
-        try:
-            FOLDER.mkdir(mode=0o700)
-        except FileExistsError:
-            raise PlaceError(
-                f"a demo stands already, or was killed: {FOLDER} is there; end it with"
-                " ./run demo --end"
-            ) from None
-        (FOLDER / "pids").touch()
+        begin()
         return self
 
     def __exit__(
@@ -76,12 +69,12 @@ class Place:
         """Starts etcd and the server; returns when the server listens."""
         (FOLDER / "etcd").mkdir()
         self.etcd.start()
-        self._remember(self.etcd.pid)
+        remember(self.etcd.pid)
         server = Server(FOLDER, self.etcd.url, name="server-1")
         server.outlives = True
         process = server.start().process
         assert process is not None
-        self._remember(process.pid)
+        remember(process.pid)
         try:
             server.wait_until(lambda: server.listens, "listening")
         except ServerError as error:
@@ -93,27 +86,11 @@ class Place:
         programs_by_name, why = executables()
         self.topology.make()
         for node in NODES:
-            folder = FOLDER / node
-            binaries = folder / "bin"
-            binaries.mkdir(parents=True)
-            for name, program in programs_by_name.items():
-                (binaries / name).symlink_to(program)
-            config = yaml.safe_load((CONF / "node.yaml").read_text())
+            bond = {"name": BOND, "slaves": list(topology.CARDS), "mode": "active-backup"}
             # There are no Services here, so nodes need no address of their own on each VLAN.
-            del config["services"]
-            config |= {
-                "cluster": CLUSTER,
-                "node": node,
-                "state_dir": str(folder / "state"),
-                "bonds": [{"name": BOND, "slaves": list(topology.CARDS), "mode": "active-backup"}],
-                "server": {"endpoints": [f"unix://{self.socket}"]},
-            }
-            config["agent"]["socket"] = str(folder / launcher.SOCKET)
-            self.node_config(node).write_text(yaml.safe_dump(config))
-            conflist = json.loads((CONF / "10-netspace.conflist").read_text())
-            conflist["plugins"][0]["ipam"]["config"] = str(self.node_config(node))
-            (folder / "10-netspace.conflist").write_text(json.dumps(conflist))
-            self.runtimes[node] = Runtime(node, folder / "10-netspace.conflist", binaries, folder)
+            changes = {"services": None, "bonds": [bond]}
+            server = f"unix://{self.socket}"
+            self.runtimes[node] = write_node(CLUSTER, node, server, programs_by_name, changes)
         return why
 
     def start_agents(self, wanted: Iterable[str]) -> None:
@@ -184,35 +161,79 @@ class Place:
 
     def _start_agent(self, node: str) -> subprocess.Popen[bytes]:
         program = str(programs.VENV / "bin" / "netspace-agent")
-        words = [program, "serve", "--config", str(self.node_config(node))]
-        with (FOLDER / node / "log").open("ab") as log:
-            process = subprocess.Popen(
-                topology.command(topology.netns(node), *words),
-                cwd=FOLDER,
-                env=programs.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # Ctrl-C is for whoever ends the place.
-                start_new_session=True,
-            )
-        self._remember(process.pid)
-        return process
+        return start(node, "log", program, "serve", "--config", str(self.node_config(node)))
 
     def _ready(self, node: str, wanted: set[str]) -> bool:
         listens = (FOLDER / node / launcher.SOCKET).exists()
         return listens and wanted <= {subject for subject, _ in self.put_right(node)}
 
-    def _remember(self, pid: int | None) -> None:
-        with (FOLDER / "pids").open("a") as pids:
-            pids.write(f"{pid}\n")
+
+def write_node(
+    cluster: str, node: str, server: str, binaries: Mapping[str, Path], changes: Mapping[str, Any]
+) -> Runtime:
+    """Writes what an admin would put on a node: executables, configuration, conflist. `changes`
+    replace keys of `conf/node.yaml`, those that are None are left out. Returns the runtime that
+    uses them."""
+    folder = FOLDER / node
+    (folder / "bin").mkdir(parents=True)
+    for name, program in binaries.items():
+        (folder / "bin" / name).symlink_to(program)
+    config = yaml.safe_load((CONF / "node.yaml").read_text())
+    config |= {
+        "cluster": cluster,
+        "node": node,
+        "state_dir": str(folder / "state"),
+        "server": {"endpoints": [server]},
+        **changes,
+    }
+    config["agent"]["socket"] = str(folder / launcher.SOCKET)
+    told = {key: value for key, value in config.items() if value is not None}
+    (folder / "node.yaml").write_text(json.dumps(told))
+    conflist = json.loads((CONF / "10-netspace.conflist").read_text())
+    conflist["plugins"][0]["ipam"]["config"] = str(folder / "node.yaml")
+    (folder / "10-netspace.conflist").write_text(json.dumps(conflist))
+    return Runtime(node, folder / "10-netspace.conflist", folder / "bin", folder)
+
+
+def start(space: str, log: str, *words: str) -> subprocess.Popen[bytes]:
+    """Starts a program in a namespace of the topology; what it says goes to the file `log` in the
+    namespace's own folder. It outlives this process and ends with the place."""
+    with (FOLDER / space / log).open("ab") as file:
+        process = subprocess.Popen(
+            topology.command(topology.netns(space), *words),
+            cwd=FOLDER,
+            env=programs.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            # Ctrl-C is for whoever ends the place.
+            start_new_session=True,
+        )
+    remember(process.pid)
+    return process
+
+
+def remember(pid: int) -> None:
+    """Notes a process that ends with the place."""
+    with (FOLDER / "pids").open("a") as pids:
+        pids.write(f"{processes.identity(pid)}\n")
+
+
+def begin() -> None:
+    """Makes the folder of the place. Raises PlaceError: there is one already."""
+    try:
+        FOLDER.mkdir(mode=0o700)
+    except FileExistsError:
+        raise PlaceError(
+            f"a demo stands already, or was killed: {FOLDER} is there; end it with ./run demo --end"
+        ) from None
+    (FOLDER / "pids").touch()
 
 
 def end() -> None:
     """Ends a place: its processes, its namespaces, its folder. Nothing of it is left."""
     if (FOLDER / "pids").exists():
-        pids = [int(pid) for pid in reversed((FOLDER / "pids").read_text().split())]
-        _end_processes(pids)
+        _end_processes(list(reversed((FOLDER / "pids").read_text().splitlines())))
     topology.remove()
     shutil.rmtree(FOLDER, ignore_errors=True)
 
@@ -232,14 +253,14 @@ def executables() -> tuple[dict[str, Path], str]:
         return {name: programs.VENV / "bin" / name for name in launcher.NAMES}, why
 
 
-def _end_processes(pids: Sequence[int]) -> None:
-    """Ends processes of ours: those that have the place's folder in their command line."""
+def _end_processes(identities: Sequence[str]) -> None:
+    """Ends processes of ours, which may have become other programs since."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         for _ in range(100):
-            left = [pid for pid in pids if _is_ours(pid)]
+            left = [each for each in identities if each and _is_there(each)]
             if not left:
                 return
-            for pid in left:
+            for pid in (int(each.split()[0]) for each in left):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
                 with contextlib.suppress(ChildProcessError):
@@ -247,8 +268,5 @@ def _end_processes(pids: Sequence[int]) -> None:
             time.sleep(0.05)
 
 
-def _is_ours(pid: int) -> bool:
-    try:
-        return str(FOLDER).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+def _is_there(identity: str) -> bool:
+    return processes.identity(int(identity.split()[0])) == identity

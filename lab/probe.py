@@ -20,6 +20,11 @@ ip link add link bond0 name bond0.910 type vlan id 910 &&
 ip link add link bond0.910 name pod0 type macvlan mode bridge
 """
 
+_TRY_ESP = (
+    "ip xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 1 mode tunnel "
+    f"aead 'rfc4106(gcm(aes))' 0x{'01' * 20} 128"
+)
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -27,6 +32,7 @@ class Kernel:
 
     no_namespaces: str
     no_bonds: str
+    no_esp: str = ""
 
     @property
     def namespaces(self) -> bool:
@@ -36,6 +42,10 @@ class Kernel:
     def bonds(self) -> bool:
         return not self.no_bonds
 
+    @property
+    def esp(self) -> bool:
+        return not self.no_esp
+
 
 @functools.cache
 def kernel() -> Kernel:
@@ -43,15 +53,15 @@ def kernel() -> Kernel:
     if os.geteuid() != 0:
         # A user namespace would give the links, but neither mounts, nor
         # sysctls, nor iptables as the parts under test use them.
-        return Kernel("not root", "not root")
+        return Kernel("not root", "not root", "not root")
     if reason := _try("true"):
-        return Kernel(reason, reason)
+        return Kernel(reason, reason, reason)
     # Loaded by the first `ip link add`, the module would put a bond0 of its
     # own into the machine's namespace.
     modprobe = programs.lookup("modprobe")
     if modprobe and not Path("/sys/module/bonding").exists():
         subprocess.run([modprobe, "-q", "bonding", "max_bonds=0"], capture_output=True)
-    return Kernel("", _try(_TRY_LINKS))
+    return Kernel("", _try(_TRY_LINKS), _try(_TRY_ESP))
 
 
 def _try(script: str) -> str:

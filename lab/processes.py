@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ from types import FrameType
 from lab import programs
 
 _PR_SET_PDEATHSIG = 1
+_LOOK = 0.3
 _libc = ctypes.CDLL(None)
 
 
@@ -85,3 +87,21 @@ def die_with_parent() -> None:
     """Be run in a new process before it becomes its program: it ends when its starter does."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def idlest_processor() -> int:
+    """Return the number of the processor that did least in the last moment, of those we may use."""
+    before = _idle()
+    time.sleep(_LOOK)
+    after = _idle()
+    return max(os.sched_getaffinity(0), key=lambda number: after[number] - before[number])
+
+
+def _idle() -> dict[int, int]:
+    """By processor, how many ticks it had nothing to do or waited for a disk (proc_stat(5))."""
+    lines = Path("/proc/stat").read_text().splitlines()
+    return {
+        int(line.split()[0].removeprefix("cpu")): sum(map(int, line.split()[4:6]))
+        for line in lines
+        if re.match(r"cpu\d", line)
+    }

@@ -44,14 +44,30 @@ def environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
     given = [part for part in env.get("PATH", "").split(":") if part]
     unpacked = [str(ROOT / part) for part in _UNPACKED_PATH]
     env["PATH"] = ":".join(dict.fromkeys([str(VENV / "bin"), *given, *_SYSTEM_PATH, *unpacked]))
-    libraries = [str(path) for path in sorted(ROOT.glob("usr/lib/*-linux-gnu*"))]
-    libraries += [str(path) for path in sorted(ROOT.glob("lib/*-linux-gnu*"))]
+    libraries, extensions = _unpacked()
     if libraries:
         given = [part for part in env.get("LD_LIBRARY_PATH", "").split(":") if part]
         env["LD_LIBRARY_PATH"] = ":".join(dict.fromkeys([*given, *libraries]))
-    for extensions in sorted(ROOT.glob("usr/lib/*/xtables")):
-        env["XTABLES_LIBDIR"] = str(extensions)
+    if extensions:
+        env["XTABLES_LIBDIR"] = extensions
     return env
+
+
+_found: dict[Path, tuple[list[str], str]] = {}
+
+
+def _unpacked() -> tuple[list[str], str]:
+    """The folders of unpacked libraries, and that of iptables' extensions. Looking for them costs
+    a tenth of a second in the lab kernel: once both are there, that is remembered."""
+    if ROOT in _found:
+        return _found[ROOT]
+    libraries = [str(path) for path in sorted(ROOT.glob("usr/lib/*-linux-gnu*"))]
+    libraries += [str(path) for path in sorted(ROOT.glob("lib/*-linux-gnu*"))]
+    extensions = [str(path) for path in sorted(ROOT.glob("usr/lib/*/xtables"))]
+    found = libraries, extensions[-1] if extensions else ""
+    if libraries and extensions:
+        _found[ROOT] = found
+    return found
 
 
 def lookup(name: str) -> Path | None:
@@ -94,6 +110,16 @@ def faketime() -> Path | None:
     for root in (Path("/"), ROOT):
         for found in root.glob("usr/lib/*/faketime/libfaketime.so.1"):
             return found
+    return None
+
+
+def charon() -> Path | None:
+    """Return the folder that holds strongSwan's charon, its libraries and its plugins, the openssl
+    one among them. The folder's place, /usr/lib/ipsec, is compiled in."""
+    for root in (Path("/"), ROOT):
+        folder = root / "usr/lib/ipsec"
+        if (folder / "charon").exists() and (folder / "plugins/libstrongswan-openssl.so").exists():
+            return folder
     return None
 
 

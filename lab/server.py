@@ -19,8 +19,11 @@ from lab.processes import bound
 PATIENCE = 20.0
 """Seconds that anything may take."""
 
-HASTY: dict[str, Any] = {"leader_ttl": 1, "limits": {"commit": 1.5}}
-"""Settings of a server that falls silent for a second at most."""
+CALM: dict[str, Any] = {"leader_ttl": 10}
+"""Settings of a server that leads on through a busy machine's pauses."""
+
+HASTY: dict[str, Any] = {"leader_ttl": 2, "limits": {"commit": 3}}
+"""Settings of a server whose place another one takes soon."""
 
 
 class ServerError(RuntimeError):

@@ -33,6 +33,7 @@ OUR_PACKAGES = (
     "statestore",
     "ipam_server",
     "cni_plugins",
+    "federation",
     "netspacectl",
     "lab",
     "bench",

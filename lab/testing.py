@@ -27,7 +27,7 @@ NEEDS_BONDS = "tests/lab"
 NEEDS_RUNTIMES = "tests/runtime"
 NEEDS_ROOT = "tests/package"
 NEEDS_KUBERNETES = "tests/kubernetes"
-_LAB_SECONDS = 900.0
+_LAB_SECONDS = 1500.0
 _NOTHING_COLLECTED = 5
 
 
@@ -126,6 +126,8 @@ def run(arguments: Sequence[str]) -> int:
 def in_lab_kernel(kernel: probe.Kernel) -> str:
     """Return the line that says that, and why, the lab kernel is used."""
     why = "not root here" if not kernel.namespaces else "no bonding or 802.1Q in this kernel"
+    if kernel.bonds:
+        why = "no ESP in this kernel"
     return f"In the lab kernel ({why}): a Linux that runs as an ordinary process."
 
 
