@@ -46,7 +46,7 @@ def most(name: str, bound: float, unit: str) -> Goal:
 
 
 def of(name: str, other: str) -> Callable[[Medians], float | None]:
-    """How many times `other` is `name`."""
+    """`name` as a multiple of `other`."""
     return lambda found: found[name] / found[other] if {name, other} <= found.keys() else None
 
 

@@ -20,6 +20,30 @@ def _pair(
     return Row(f"ref_{name}", unit, digits), Row(f"our_{name}", unit, digits, (beside, *goals))
 
 
+RATIO = "{}_our_to_ref"
+"""The name of the figure that says what ours is to the reference in each pair of rounds."""
+
+
+def _rounds(
+    name: str,
+    unit: str,
+    digits: int,
+    words: str,
+    *,
+    most: float | None = None,
+    least: float | None = None,
+) -> tuple[Row, ...]:
+    """Figures of pairs of short rounds, of which each pair is compared: so what else the machine
+    does, and that changes single rounds tenfold, is in both."""
+    ratio = RATIO.format(name)
+    goal = Goal(words, lambda found: found.get(ratio), least=least, most=most)
+    return (
+        Row(f"ref_{name}", unit, digits),
+        Row(f"our_{name}", unit, digits),
+        Row(ratio, "", 3, (goal,)),
+    )
+
+
 MEMORY = "our_agent_rss_mib"
 GROWTH = 1.02
 """The agent's memory after five times as many pods: a page here and there is no growth."""
@@ -40,6 +64,6 @@ NODE_ROWS = (
     *_pair("cpu_ms_per_add", "ms", 2, most=1.0),
     Row(f"{MEMORY}_200", "MiB", 1, (most(f"{MEMORY}_200", 90, "MiB"),)),
     Row(f"{MEMORY}_1000", "MiB", 1, (most(f"{MEMORY}_1000", 90, "MiB"), _GROWTH)),
-    *_pair("pod_to_pod_mbit", "Mbit/s", 0, least=0.97),
-    *_pair("pod_to_pod_rtt_us", "µs", 2, most=1.03),
+    *_rounds("pod_to_pod_mbit", "Mbit/s", 0, "at least 0.97", least=0.97),
+    *_rounds("pod_to_pod_rtt_us", "µs", 2, "at most 1.03", most=1.03),
 )

@@ -101,6 +101,13 @@ class Node:
                 raise Failed(f"the agent does not listen; its log ends:\n{said}")
             time.sleep(0.02)
 
+    def processes(self) -> list[int]:
+        """The agent's, by id: it and the one that it began."""
+        assert self.agent is not None
+        first = self.agent.pid
+        begun = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        return [first, *map(int, begun)]
+
     def plugin(self) -> Plugin:
         def conf(pool: str) -> bytes:
             ipam = {"type": "netspace-ipam", "config": str(self.config), "netspace": pool}
@@ -183,15 +190,15 @@ class Place:
         self._ended.close()
 
     def processor(self) -> float:
-        """Processor seconds so far of what serves the node's plugins: its agent, server, etcd."""
-        assert self.node.agent is not None and self.server.process is not None
-        return sum(map(_processor, (self.node.agent.pid, self.server.process.pid, self.etcd.pid)))
+        """Processor seconds so far of what serves the node's plugins: its agent's processes,
+        server, etcd."""
+        assert self.server.process is not None
+        mine = (*self.node.processes(), self.server.process.pid, self.etcd.pid)
+        return sum(map(_processor, mine))
 
     def agent_memory(self) -> float:
-        """MiB of the node's agent that are resident."""
-        assert self.node.agent is not None
-        lines = Path(f"/proc/{self.node.agent.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+        """MiB of the node's agent that are resident in its processes, twice what they share."""
+        return sum(map(_resident, self.node.processes())) / 1024
 
     def _wire(self, net: Net) -> None:
         peer = {"ifname": PARENT, "net_ns_fd": self.far.netns.fd}
@@ -304,6 +311,12 @@ def namespaces(count: int) -> Iterator[Sequence[Netns]]:
 
 def agent_command(config: Path) -> list[str]:
     return [sys.executable, "-m", "cni_plugins.agent_main", "serve", "--config", str(config)]
+
+
+def _resident(pid: int) -> int:
+    """KiB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
 def _processor(pid: int) -> float:

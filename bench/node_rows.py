@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_interface
 
 from bench import traffic
 from bench.figures import Figures
-from bench.node_figures import MEMORY
+from bench.node_figures import MEMORY, RATIO
 from bench.node_place import DUAL, FOUR, PARENT, Call, Place, Plugin, Runtime, namespaces
 from hostnet import Netns, add_address, get_link, run_in
 
@@ -25,8 +25,8 @@ BARE = ("10.29.0.1", "10.29.0.2")
 class Scale:
     """`calls` of each kind and side; `dual` of those that wait for duplicate address detection;
     `bursts` of `pods` each, `at_once`; `memory`: how many pods have come and gone when the agent's
-    memory is looked at, for each of the goal's; `streams` of `seconds` each, and as many rounds of
-    `answers`. `bound`: seconds after which the bench gives up."""
+    memory is looked at, for each of the goal's; `streams` of `chunks` of 256 KiB each, and as many
+    rounds of `answers`. `bound`: seconds after which the bench gives up."""
 
     calls: int
     dual: int
@@ -36,7 +36,7 @@ class Scale:
     at_once: int
     memory: dict[int, int]
     streams: int
-    seconds: float
+    chunks: int
     answers: int
     bound: float
     usual: str
@@ -50,23 +50,23 @@ WHOLE = Scale(
     pods=200,
     at_once=32,
     memory={200: 200, 1000: 1000},
-    streams=20,
-    seconds=0.5,
-    answers=2000,
+    streams=200,
+    chunks=16,
+    answers=100,
     bound=1200,
     usual="about five minutes",
 )
 QUICK = Scale(
     calls=3,
-    dual=1,
+    dual=3,
     block=2,
     bursts=1,
     pods=6,
     at_once=3,
     memory={200: 10, 1000: 20},
-    streams=1,
-    seconds=0.1,
-    answers=50,
+    streams=4,
+    chunks=4,
+    answers=20,
     bound=120,
     usual="less than half a minute",
 )
@@ -196,17 +196,26 @@ class Bench:
             with (
                 traffic.far_end(near.netns, far.netns, BARE[1]) as bare,
                 traffic.far_end(here, there, address) as ours,
+                traffic.on_processor(0),
             ):
-                for _ in range(self._scale.streams):
-                    for side, end in (("ref", bare), ("our", ours)):
-                        carried = traffic.megabits(end, self._scale.seconds)
-                        self._figures.add(f"{side}_pod_to_pod_mbit", carried)
-                    for side, end in (("ref", bare), ("our", ours)):
-                        waited = traffic.round_trip(end, self._scale.answers)
-                        self._figures.add(f"{side}_pod_to_pod_rtt_us", waited)
+                self._in_pairs({"ref": traffic.Near(bare), "our": traffic.Near(ours)})
             for plugin, pod in zip(plugins, pods, strict=True):
                 self._runtime.call(plugin, FOUR, "DEL", *pod)
         self._say("traffic between pods of two nodes")
+
+    def _in_pairs(self, ends: Mapping[str, traffic.Near]) -> None:
+        """Short rounds, each side right beside the other, and first as often as second: what else
+        the machine does changes both."""
+        for number in range(self._scale.streams):
+            pair = sorted(ends, reverse=bool(number % 2))
+            carried = {side: ends[side].megabits(self._scale.chunks) for side in pair}
+            waited = {side: ends[side].round_trip(self._scale.answers) for side in pair}
+            for name, found in (("pod_to_pod_mbit", carried), ("pod_to_pod_rtt_us", waited)):
+                for side, value in found.items():
+                    self._figures.add(f"{side}_{name}", value)
+                self._figures.add(RATIO.format(name), found["our"] / found["ref"])
+        for end in ends.values():
+            end.close()
 
 
 def _give(netns: Netns, address: str) -> None:
