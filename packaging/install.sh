@@ -12,8 +12,10 @@ set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 list=/usr/lib/netspace/files
 settings="/etc/netspace/node.yaml /etc/netspace/server.yaml /etc/netspace/ctl.yaml"
+settings="$settings /etc/netspace/federation-server.yaml /etc/netspace/federation-agent.yaml"
 settings="$settings /etc/cni/net.d/10-netspace.conflist"
 units="netspace-agent.socket netspace-agent.service"
+others="netspace-server.service netspace-federation.service netspace-federation-agent.service"
 root=
 action=install
 
@@ -93,7 +95,8 @@ $file
             # shellcheck disable=SC2086 # a list of words
             systemctl enable --now $units
         else
-            systemctl try-restart netspace-agent.service netspace-server.service
+            # shellcheck disable=SC2086 # a list of words; charon goes on as it is
+            systemctl try-restart netspace-agent.service $others
         fi
     fi
 }
@@ -104,8 +107,14 @@ remove_files() {
         exit 1
     }
     if manages_units; then
+        # Nobody could take tunnels, policies and routes away later.
+        if systemctl --quiet is-active netspace-federation-agent.service; then
+            systemctl stop netspace-federation-agent.service || true
+            /usr/sbin/netspace-federation agent leave || true
+        fi
         # shellcheck disable=SC2086 # a list of words
-        systemctl disable --now $units netspace-server.service || true
+        systemctl disable --now $units $others || true
+        systemctl stop netspace-charon.service || true
     fi
     while read -r file; do
         case " $settings " in
