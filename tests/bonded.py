@@ -64,7 +64,7 @@ class Place:
         def job(home: Net, there: Net) -> None:
             parent = ensure_vlan(home, "bond0", vlan_id)
             link = add_macvlan(home, there, pod, Macvlan("eth0", parent.name))
-            prepare_pod_link(there, "eth0", ipv6=True)
+            prepare_pod_link(there, link, ipv6=True)
             for interface in interfaces:
                 add_address(there, link, interface)
             set_up(there, link)

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from hostnet import Net, Netns, run_in
-from hostnet.firewall import Family, find_firewall, read_firewall, restore
+from hostnet.chains import Family
+from hostnet.firewall import find_firewall, read_firewall, restore
 from lab.programs import lookup
 from tests.services_world import TCP_PORT, UDP_PORT, WorldNode
 

@@ -25,8 +25,8 @@ from cni_plugins.wiring import HostWiring
 from hostnet import Kernel, Netns, Observer, list_links, run_in
 from ipam_server.client import Client
 from lab import programs
-from lab.etcd import Etcd
-from lab.server import Server
+from lab.etcd import Etcd, quick_folder
+from lab.server import CALM, Server
 from netspace.messages import NewCluster, NewFabric, NewNetwork, NewPool
 from netspace.problems import Problem
 
@@ -37,12 +37,12 @@ _READY = 20.0
 
 
 class IpamServer:
-    """netspace-server on an etcd of its own, both in `folder`."""
+    """netspace-server in `folder`, on an etcd of its own in the folder `data`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.etcd = Etcd(folder / "etcd")
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.etcd = Etcd(data)
         etcd = {"endpoints": [self.etcd.url], "timeout": 2}
-        self._server = Server(folder, self.etcd.url, etcd=etcd)
+        self._server = Server(folder, self.etcd.url, etcd=etcd, **CALM)
         self.url = self._server.url
 
     def start(self) -> None:
@@ -74,14 +74,15 @@ class IpamServer:
 def ipam_server(folder: Path) -> Iterator[IpamServer]:
     """A server that is ready, with the fabric `default`; the folder need not be there."""
     folder.mkdir(parents=True, exist_ok=True)
-    server = IpamServer(folder)
-    with server.etcd:
-        try:
-            server.start()
-            server.ask(lambda client: client.create_fabric(NewFabric(name="default")))
-            yield server
-        finally:
-            server.stop()
+    with quick_folder() as data:
+        server = IpamServer(folder, data / "etcd")
+        with server.etcd:
+            try:
+                server.start()
+                server.ask(lambda client: client.create_fabric(NewFabric(name="default")))
+                yield server
+            finally:
+                server.stop()
 
 
 def dual_stack(number: int, **changes: Any) -> NewNetwork:
@@ -279,14 +280,10 @@ class Node:
 
     def files(self) -> list[str]:
         """What is left of attachments on disk."""
-        return sorted(
-            path.name
-            for folder in ("attachments", "locks")
-            for path in (self.state / folder).glob("*")
-        )
+        return sorted(path.name for path in (self.state / "attachments").glob("*"))
 
     def records(self) -> list[str]:
-        """The files of attachments alone: locks come and go while an agent is at work."""
+        """The files of attachments that are whole."""
         return [name for name in self.files() if name.endswith(".json")]
 
     def _environ(

@@ -23,7 +23,6 @@ from hostnet.firewall import find_firewall, read_firewall, restore
 from hostnet.sets import AddressSet, ensure_sets, read_set
 from netspace.problems import Problem
 from tests.kube_proxy import VARIABLE, Service, kube_proxy, plain_rules, program
-from tests.repairing import heals
 from tests.services_world import TCP_PORT, UDP_PORT, World, WorldNode, WorldPod, ask, world
 
 FAMILIES = ("IPv4", "IPv6")
@@ -304,10 +303,10 @@ def test_the_agent_heals_it_within_two_seconds_and_says_so(
     found = harm(rig)
     assert any(found in fault for fault in rig.node.faults()), rig.node.faults()
     rig.node.keep()
-    with rig.node.kept(), caplog.at_level(logging.WARNING):
+    with rig.node.kept() as keeper, caplog.at_level(logging.WARNING):
         harm(rig)
         # What is done is told: to look at all that there is would keep the agent from its work.
-        heals(lambda: any(vars(r).get("subject") == "services" for r in caplog.records))
+        keeper.heals(lambda: any(vars(r).get("subject") == "services" for r in caplog.records))
         assert rig.node.faults() == []
     assert rig.reaches(rig.client, rig.remote) == EVERYTHING
 

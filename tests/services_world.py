@@ -136,10 +136,20 @@ class WorldNode:
     def restarted(self, services: ServicesSection | str | None = "same") -> NodeServices:
         """What keeps the way, anew as after a start of the agent."""
         section = self.section if isinstance(services, str) else services
-        config = NodeConfig(cluster="east", node=self.name, services=section)
+        config = self._config(section)
         kernel = Kernel(self.steps.append)
         self.services = NodeServices(config, kernel, self.server, self.folder)
         return self.services
+
+    @property
+    def handover(self) -> Path:
+        """Where a federation agent hands over routes for pods."""
+        return self.folder / "federation.json"
+
+    def _config(self, section: ServicesSection | None) -> NodeConfig:
+        return NodeConfig(
+            cluster="east", node=self.name, services=section, handover=str(self.handover)
+        )
 
     def pod(self, vlan: Vlan, last: int) -> WorldPod:
         """A pod with the addresses that end so, on the VLAN."""
@@ -152,7 +162,7 @@ class WorldNode:
         def make(home: Net, there: Net) -> str:
             parent = ensure_vlan(home, vlan.parent, vlan.vlan)
             made = add_macvlan(home, there, netns, Macvlan("eth0", parent.name))
-            prepare_pod_link(there, "eth0", ipv6=True)
+            prepare_pod_link(there, made, ipv6=True)
             set_up(there, get_link(there, "lo"))
             for interface in interfaces:
                 add_address(there, made, interface)
@@ -206,7 +216,7 @@ class WorldNode:
         records = Records(self.folder)
         for pod in self.pods:
             records.save(pod.record)
-        config = NodeConfig(cluster="east", node=self.name, services=self.section)
+        config = self._config(self.section)
         kernel = Kernel()
         host = Host(
             cluster="east", node=self.name, records=records, client=_NOBODY,

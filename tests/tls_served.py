@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 from typing import cast
 
 from ipam_server.api import Backend, make_application
-from ipam_server.certificates import Certificates
 from ipam_server.directory import Directory
 from netspace import messages as m
 from netspace.callers import Caller, current
+from netspace.certificates import Certificates
 from netspace.endpoints import Endpoint
 from netspace.http_client import HttpClient
 from netspace.http_server import HttpServer, Limits
@@ -42,7 +42,7 @@ class Served:
 async def serving(tls: Tls, limits: Limits | None = None) -> AsyncIterator[Served]:
     limits = limits or Limits(arrival=2)
     backend = Backend()
-    certificates = Certificates(tls, backend.metrics)
+    certificates = Certificates(tls, backend.metrics.certificate_expires)
     served = Served(free_port(), certificates, backend)
 
     async def clusters() -> list[m.Cluster]:

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab.etcd import Etcd, members
-from lab.server import HASTY, Server
+from lab.etcd import Etcd, members, quick_folder
+from lab.server import CALM, Server
 
 # A member alone has nobody to wait for: it leads within a fraction of a second.
 ALONE = ("--heartbeat-interval=10", "--election-timeout=100")
-
-ROOM = 2 << 30
-"""Bytes that must be free in memory: a member alone lays out 64 MiB of its log in advance."""
-
-
-@contextmanager
-def quick_folder() -> Iterator[Path]:
-    """A folder in memory, where there is room: a disk that others use may take longer for one write
-    than servers wait for etcd."""
-    memory = Path("/dev/shm")
-    usable = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= ROOM
-    with tempfile.TemporaryDirectory(
-        prefix="netspace-etcd-", dir=memory if usable else None
-    ) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(scope="session")
@@ -88,14 +69,13 @@ def three_members() -> Iterator[list[Etcd]]:
 
 @pytest.fixture
 def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Describe a hasty server on the etcd at a URL; it is ended with the test."""
+    """Describe a calm server on the etcd at a URL; it is ended with the test."""
     made: list[Server] = []
 
     def make(url: str, **settings: Any) -> Server:
         folder = tmp_path / f"server-{len(made)}"
         folder.mkdir()
-        etcd = {"endpoints": [url], "timeout": 1}
-        made.append(Server(folder, url, **{**HASTY, "etcd": etcd, **settings}))
+        made.append(Server(folder, url, **{**CALM, **settings}))
         return made[-1]
 
     yield make

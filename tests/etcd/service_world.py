@@ -19,6 +19,7 @@ from lab.etcd import Etcd
 from netspace.messages import Allocation, NewCluster, NewNetwork, NewPool
 from netspace.problems import Problem
 from statestore import Event, Put, Store, Txn
+from statestore.leases import Lease
 from tests.unit.cluster_world import ask, summary
 
 T = TypeVar("T")
@@ -30,8 +31,8 @@ __all__ = ["ask"]
 async def serving(
     *urls: str,
     limits: Limits | None = None,
-    ttl: int = 2,
-    timeout: float = 1.0,
+    ttl: int = 10,
+    timeout: float = 5.0,
     server: str = "s1",
 ) -> AsyncIterator[Directory]:
     """A server as `netspace-server` opens it; no task of it is left afterwards."""
@@ -44,7 +45,7 @@ async def serving(
             await directory.close()
     # Where another server is open as well, its tasks come and go.
     if not any(task.get_name() == "catalogue" for task in before):
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             while _left(before):
                 await asyncio.sleep(0.01)
 
@@ -123,6 +124,14 @@ async def put_all(store: Store, items: Iterable[tuple[bytes, bytes]]) -> None:
     puts = [Put(key, value) for key, value in items]
     for at in range(0, len(puts), 100):
         await store.txn(Txn(then=tuple(puts[at : at + 100])))
+
+
+async def renewed(lease: Lease) -> None:
+    """Returns once etcd has let a lease live on from now."""
+    until = lease._until
+    async with asyncio.timeout(lease.ttl):
+        while lease._until == until:
+            await asyncio.sleep(0.05)
 
 
 def lease_of(etcd: Etcd, key: bytes) -> str:

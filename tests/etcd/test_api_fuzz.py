@@ -103,7 +103,8 @@ class Served:
 def served(etcd: Etcd, make_server: Callable[..., Server], tmp_path: Path) -> Served:
     """A server on a Unix socket and on loopback, with what `seed` makes."""
     web = f"http://127.0.0.1:{free_ports('127.0.0.1', 1)[0]}"
-    server = make_server(etcd.url, listen=[f"unix://{tmp_path}/server-0/server.sock", web]).start()
+    own = f"unix://{tmp_path}/server-0/server.sock"
+    server = make_server(etcd.url, listen=[own, web], leader_ttl=60).start()
     until(lambda: server.said("ready"), "the server is ready")
     served = Served(server, web)
     served.ask(seed)

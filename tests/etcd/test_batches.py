@@ -247,7 +247,7 @@ def test_an_unknown_outcome_is_of_the_items_it_befell_and_a_repeat_tells(etcd: E
         async with (
             Proxy(etcd.host, etcd.client_port) as proxy,
             Store([etcd.url]) as beside,
-            serving(proxy.url, ttl=10, timeout=0.5, limits=Limits(timeout=0.5)) as directory,
+            serving(proxy.url, timeout=2, limits=Limits(timeout=3)) as directory,
         ):
             service = await make(directory)
             known = await service.allocate(ask("c0"))

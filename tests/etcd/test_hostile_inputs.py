@@ -106,10 +106,10 @@ class World:
         )
 
     def everything(self) -> tuple[Any, list[tuple[Path, bytes]]]:
-        """All keys of etcd with values and revisions, and all files of the node but locks."""
+        """All keys of etcd with values and revisions, and all files of the node but its locks'."""
         whole = {"key": "AA==", "range_end": "AA=="}
         files = sorted(
-            path for path in self.state.rglob("*") if path.is_file() and path.suffix != ".lock"
+            path for path in self.state.rglob("*") if path.is_file() and path.name != "lock"
         )
         keys = self.etcd.request("kv/range", whole).get("kvs", [])
         return keys, [(path, path.read_bytes()) for path in files]

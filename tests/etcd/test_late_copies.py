@@ -29,7 +29,7 @@ def test_an_add_that_waits_for_an_admins_release_of_its_address_gets_none(etcd: 
             assert got.ipv4 is not None
             order = OperatorRelease(network="red", address=got.ipv4, generation=got.generation)
             freeing = asyncio.create_task(service.operator_release(order))
-            while not service.state.taken:
+            while not service.state.taken and not freeing.done():
                 await asyncio.sleep(0)
             with pytest.raises(Problem) as late:
                 await service.allocate(ask("c1", "web-1"))
@@ -61,7 +61,6 @@ def test_the_next_leader_knows_which_claims_were_released(etcd: Etcd, held: bool
 def test_a_claim_that_was_released_long_ago_is_forgotten(
     etcd: Etcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(term, "BURIED", 0.2)
     limits = Limits(timeout=5.0, clock_interval=0.1)
 
     async def scenario() -> None:
@@ -70,6 +69,7 @@ def test_a_claim_that_was_released_long_ago_is_forgotten(
             many = [ask(f"c{number}") for number in range(2 * term.FORGOTTEN + 1)]
             await asyncio.gather(*map(service.release, map(release_of, many)))
             assert len(service.state.buried) == len(many)
+            monkeypatch.setattr(term, "BURIED", 0.2)
 
             async def forgotten() -> bool:
                 return not service.state.buried

@@ -15,7 +15,7 @@ from ipam_server.directory import Directory
 from ipam_server.service import ClusterService
 from ipam_server.term import Limits
 from lab.etcd import Etcd
-from lab.server import Server
+from lab.server import HASTY, Server
 from netspace import messages as m
 from netspace.problems import Problem
 from netspace.upkeep import AttachmentsReport, LiveAttachment
@@ -58,7 +58,7 @@ def test_a_server_that_ends_in_the_middle_of_adds_loses_no_address(
 ) -> None:
     """Whether or not an answer came, the same request gets one address, and the claim of one that
     gave up gives back whatever it got."""
-    server = make_server(etcd.url).start()
+    server = make_server(etcd.url, **HASTY).start()
     wait_ready(server)
 
     async def scenario() -> None:

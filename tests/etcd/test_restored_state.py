@@ -47,7 +47,7 @@ async def restore(etcd: Etcd, snapshot: Path, token: str = "") -> None:
 async def restored(etcd: Etcd, snapshot: Path) -> AsyncIterator[ClusterService]:
     """A server over an etcd that was restored while no server ran."""
     await restore(etcd, snapshot)
-    async with serving(etcd.url, limits=LIMITS, server="after") as directory:
+    async with serving(etcd.url, limits=LIMITS, ttl=3, server="after") as directory:
         yield await find(directory)
 
 
@@ -91,7 +91,7 @@ def test_what_a_controller_said_is_as_in_the_snapshot_and_a_living_node_loses_no
     etcd: Etcd, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
-        async with serving(etcd.url, limits=LIMITS) as directory:
+        async with serving(etcd.url, limits=LIMITS, ttl=3) as directory:
             service = await make(directory)
             pod = ask("c1", "p1")
             held = await service.allocate(pod)
@@ -167,7 +167,7 @@ def test_an_address_given_after_the_snapshot_is_taken_back_from_its_nodes_report
     asked = ask("late", "web-0", namespace="shop", uid="u1")
 
     async def scenario() -> None:
-        async with serving(etcd.url, limits=LIMITS) as directory:
+        async with serving(etcd.url, limits=LIMITS, ttl=3) as directory:
             service = await make(directory)
             await save(etcd, tmp_path / "snapshot")
             for number in range(3):
@@ -198,7 +198,7 @@ def test_what_was_taken_back_lives_for_the_reports_that_follow(etcd: Etcd, tmp_p
     asked, earlier = ask("late", "p1"), ask("early", "p0")
 
     async def scenario() -> None:
-        async with serving(etcd.url, limits=LIMITS) as directory:
+        async with serving(etcd.url, limits=LIMITS, ttl=3) as directory:
             service = await make(directory)
             before = await service.allocate(earlier)
             await save(etcd, tmp_path / "snapshot")
@@ -226,7 +226,7 @@ def test_an_address_that_another_has_meanwhile_is_in_dispute_and_node_and_audit_
     asked = ask("late", "web-0", namespace="shop")
 
     async def scenario() -> None:
-        async with serving(etcd.url, limits=LIMITS) as directory:
+        async with serving(etcd.url, limits=LIMITS, ttl=3) as directory:
             service = await make(directory)
             await save(etcd, tmp_path / "snapshot")
             given = await service.allocate(asked)
@@ -271,7 +271,7 @@ def test_a_dispute_ends_with_the_pod_whose_address_is_not_its_own(
     asked = ask("late", "p1")
 
     async def scenario() -> None:
-        async with serving(etcd.url, limits=LIMITS) as directory:
+        async with serving(etcd.url, limits=LIMITS, ttl=3) as directory:
             service = await make(directory, size=1)
             await save(etcd, tmp_path / "snapshot")
             given = await service.allocate(asked)
@@ -291,7 +291,7 @@ def test_a_release_that_overtakes_the_report_is_not_undone_by_it(etcd: Etcd) -> 
     asked = ask("c1", "p1")
 
     async def scenario() -> None:
-        async with serving(etcd.url, limits=LIMITS) as directory:
+        async with serving(etcd.url, limits=LIMITS, ttl=3) as directory:
             service = await make(directory)
             given = await service.allocate(asked)
             looked = live(asked, given)
@@ -307,7 +307,7 @@ def test_a_pod_of_one_family_is_taken_back_with_that_family(etcd: Etcd, tmp_path
     asked = ask("late", "p1", selection=Selection(families=("ipv6",)))
 
     async def scenario() -> None:
-        async with serving(etcd.url, limits=LIMITS) as directory:
+        async with serving(etcd.url, limits=LIMITS, ttl=3) as directory:
             service = await make(directory)
             await save(etcd, tmp_path / "snapshot")
             given = await service.allocate(asked)

@@ -14,7 +14,7 @@ import pytest
 
 from ipam_server.client import Client
 from lab.etcd import Etcd
-from lab.server import PATIENCE, Server, until
+from lab.server import HASTY, PATIENCE, Server, until
 from netspace import messages as m
 from netspace.http_client import HttpClient
 from netspace.problems import Problem
@@ -139,7 +139,7 @@ def test_a_server_waits_for_an_etcd_that_is_away(
     tmp_path: Path, make_server: Callable[..., Server]
 ) -> None:
     etcd = Etcd(tmp_path / "late")
-    server = make_server(etcd.url).start()
+    server = make_server(etcd.url, etcd={"endpoints": [etcd.url], "timeout": 1}).start()
     until(lambda: server.socket.exists() and server.said("not ready"), "it says what is missing")
     assert probe(server, "/healthz") == "ok"
     assert probe(server, "/readyz") in ("unavailable", "state-unavailable")
@@ -156,7 +156,8 @@ def test_a_server_waits_for_an_etcd_that_is_away(
 def test_while_etcd_is_away_allocations_fail_with_the_reason_and_afterwards_all_goes_on(
     etcd: Etcd, make_server: Callable[..., Server]
 ) -> None:
-    server = make_server(etcd.url).start()
+    hasty = {**HASTY, "etcd": {"endpoints": [etcd.url], "timeout": 1}}
+    server = make_server(etcd.url, **hasty).start()
     wait_ready(server)
 
     async def before() -> str:

@@ -14,7 +14,6 @@ import pytest
 from ipam_server.keys import Keys
 from ipam_server.records import Holder
 from ipam_server.service import ClusterService
-from ipam_server.term import Limits
 from lab.etcd import Etcd
 from lab.proxy import Proxy
 from netspace.messages import (
@@ -28,7 +27,16 @@ from netspace.messages import (
 )
 from netspace.problems import Problem
 from statestore import OutOfSpace, Put, Store, Txn
-from tests.etcd.service_world import ask, check, holders, make, serving, term_of, until
+from tests.etcd.service_world import (
+    ask,
+    check,
+    holders,
+    make,
+    renewed,
+    serving,
+    term_of,
+    until,
+)
 
 
 def release_of(request: AllocateRequest, generation: int | None = None) -> ReleaseRequest:
@@ -121,7 +129,7 @@ def test_a_lost_answer_is_asked_for_until_it_is_known(etcd: Etcd, lost: str, wha
         async with (
             Proxy(etcd.host, etcd.client_port) as proxy,
             Store([etcd.url]) as beside,
-            serving(proxy.url, ttl=10, timeout=0.5) as directory,
+            serving(proxy.url) as directory,
         ):
             service = await make(directory)
             one = await service.allocate(ask("c1", "web-1"))
@@ -156,11 +164,10 @@ async def _reached(store: Store, revision: int) -> bool:
 
 def test_whoever_could_not_wait_asks_again_and_gets_the_same(etcd: Etcd) -> None:
     async def scenario() -> None:
-        limits = Limits(timeout=0.2)
         async with (
             Proxy(etcd.host, etcd.client_port) as proxy,
             Store([etcd.url]) as beside,
-            serving(proxy.url, ttl=10, timeout=0.5, limits=limits) as directory,
+            serving(proxy.url) as directory,
         ):
             service = await make(directory)
             before = await beside.revision()
@@ -181,16 +188,15 @@ def test_whoever_could_not_wait_asks_again_and_gets_the_same(etcd: Etcd) -> None
 
 def test_a_request_given_up_and_then_released_by_its_claim_leaves_nothing(etcd: Etcd) -> None:
     async def scenario() -> None:
-        limits = Limits(timeout=0.2)
         async with (
             Proxy(etcd.host, etcd.client_port) as proxy,
             Store([etcd.url]) as beside,
-            serving(proxy.url, ttl=10, timeout=0.5, limits=limits) as directory,
+            serving(proxy.url) as directory,
         ):
             service = await make(directory)
             proxy.losing_requests = True
             given_up = asyncio.create_task(service.allocate(ask("c1", "web-1")))
-            while not service.state.taken:
+            while not service.state.taken and not given_up.done():
                 await asyncio.sleep(0)
             release = asyncio.create_task(service.release(release_of(ask("c1"))))
             await asyncio.sleep(0.1)
@@ -361,7 +367,7 @@ def test_etcd_killed_under_32_clients_loses_nothing_and_doubles_nothing(etcd: Et
         return kept
 
     async def scenario() -> None:
-        async with serving(etcd.url, ttl=3, timeout=1.0) as directory:
+        async with serving(etcd.url) as directory:
             service = await make(directory, size=20_000)
             end = asyncio.Event()
             clients = [asyncio.create_task(client(service, n, end)) for n in range(32)]
@@ -413,7 +419,7 @@ def test_a_full_etcd_refuses_allocations_with_the_reason_and_keeps_its_leader(
             assert (await service.held(ask("c1").attachment)).slot == one.slot
             assert (await service.pool("main")).used == 2
             assert (await service.allocate(ask("c1"))).how == "repeated"
-            await asyncio.sleep(2.5)
+            await renewed(term_of(service)._leader.lease)
             assert service.leading and term_of(service) is term
             assert (await directory.status()).ready
 

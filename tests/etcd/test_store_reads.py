@@ -117,7 +117,7 @@ def test_reading_from_nowhere_is_unavailable_in_time() -> None:
             began = asyncio.get_running_loop().time()
             with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1.*refused"):
                 await store.get(b"key")
-            assert asyncio.get_running_loop().time() - began < 1.5
+            assert asyncio.get_running_loop().time() - began < 5
             (status,) = await store.status()
             assert "refused" in status.error
 

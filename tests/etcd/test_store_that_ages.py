@@ -123,10 +123,11 @@ def test_a_time_of_day_that_jumps_a_year_either_way_changes_nothing(
                 )  # fmt: skip
             leader = (await client.status()).clusters[0].leader
             kept = m.Selection(netspace="kept")
-            began = time.monotonic()
-            for number, selection in ((1, m.Selection()), (2, kept)):
+            for number, selection in ((2, kept), (1, m.Selection())):
                 await client.allocate("east", chosen(number, selection))
+                began = time.monotonic()
                 await client.release("east", release(number))
+            released = time.monotonic()
             for jump in (YEAR, -YEAR, 0, -YEAR, YEAR):
                 clock.jump(jump)
                 if time.monotonic() - began < 3:
@@ -135,9 +136,9 @@ def test_a_time_of_day_that_jumps_a_year_either_way_changes_nothing(
                 assert (await client.status()).clusters[0].leader == leader
                 await asyncio.sleep(0.5)
             # The cool-down was over when it should be, by the time that passed.
-            await asyncio.sleep(max(0.0, began + 4.2 - time.monotonic()))
+            await asyncio.sleep(max(0.0, released + 4.2 - time.monotonic()))
             given = await client.allocate("east", chosen(3, m.Selection()))
-            assert 4.0 <= time.monotonic() - began < 15
+            assert 4.0 <= time.monotonic() - began < 60
             history = await client.address_history("east", str(given.ipv4))
             assert [each.pod for each in history.items] == ["web-3", "web-1"]
             assert {each.action for each in (await client.audit("east")).items} == {"create"}

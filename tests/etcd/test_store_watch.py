@@ -252,7 +252,6 @@ def test_a_quiet_watch_stays_up_and_sees_the_next_change(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("statestore.watch.QUIET", 0.1)
-    monkeypatch.setattr("statestore.watch.SILENT", 0.3)
 
     async def scenario() -> None:
         async with Store([shared_etcd.url]) as store:

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import hostnet
 from cni_plugins.agent_main import main
-from hostnet import Netns
+from hostnet import Net, Netns, run_in
 from lab import programs
+from netspace.messages import NewCluster
 from netspace.problems import Problem
 from tests.agents import SOCKET, RunningAgent, install_launchers, running_agent, wait_for
 from tests.nodes import (
@@ -52,8 +54,11 @@ class Place:
         return used(self.server, self.node.cluster)
 
     def reported(self) -> bool:
-        """Whether the node has told the server of itself."""
-        nodes = self.server.ask(lambda client: client.nodes(self.node.cluster))
+        """Whether the node has told the server of itself, which may just read its state anew."""
+        try:
+            nodes = self.server.ask(lambda client: client.nodes(self.node.cluster))
+        except Problem:
+            return False
         return any(node.name == self.node.name and node.reported for node in nodes)
 
     def begin(
@@ -256,12 +261,40 @@ def test_it_reports_and_releases_by_itself_once_the_server_is_there(place: Place
         agent.kill()
 
 
+def test_the_first_pod_on_a_new_network_has_its_way_to_services_soon(place: Place) -> None:
+    """Long before the next report, which is due half a minute after it."""
+    new = f"{place.node.cluster}-new"
+    place.server.ask(lambda client: client.create_cluster(NewCluster(name=new)))
+    config = json.loads(place.node.config.read_text())
+    changes = {"cluster": new, "services": {"cidrs": ["10.96.0.0/16"]}}
+    place.node.config.write_text(json.dumps({**config, **changes}))
+    with running_agent(place.node) as agent, namespaces(1) as (pod,):
+        assert "0 networks" in agent.status().said["server"].said
+        before = agent.status().said["attachments"]
+        number = next(_clusters)
+        place.server.ask(lambda client: client.create_network(new, dual_stack(number)))
+        place.server.ask(lambda client: client.create_pool(new, default_pool()))
+        assert ended(place.begin(0, pod)).status == 0
+        wait_for("the pod has its route", lambda: "10.96.0.0/16" in routes(pod), 10)
+        assert "1 networks" in agent.status().said["server"].said
+        assert agent.status().said["attachments"] == before, "it was no report"
+        assert place.delete(0, pod).status == 0
+
+
+def routes(pod: Netns) -> set[str]:
+    """Where its interface leads."""
+
+    def job(net: Net) -> set[str]:
+        there = hostnet.list_routes(net, hostnet.get_link(net, "eth0"))
+        return {str(each.route.destination) for each in there}
+
+    return run_in(pod, job)
+
+
 def test_what_a_killed_program_left_half_done_is_swept_when_it_starts(place: Place) -> None:
-    attachments, locks = place.node.state / "attachments", place.node.state / "locks"
+    attachments = place.node.state / "attachments"
     attachments.mkdir(parents=True)
-    locks.mkdir()
     (attachments / "c1@eth0.json.new").write_text('{"state": "add')
-    (locks / "c2@eth0.lock").touch()
     with running_agent(place.node):
         wait_for("it is swept", lambda: place.node.files() == [])
 

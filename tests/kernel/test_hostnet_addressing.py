@@ -39,6 +39,7 @@ from hostnet import (
     set_up,
     write_sysctl,
 )
+from hostnet.rtnetlink import link_settings
 from tests.wires import namespaces, wire
 
 NAME = "eth0.5"
@@ -120,7 +121,7 @@ def test_an_ipv6_address_needs_ipv6_on_the_link(pod: Netns) -> None:
 
     with pytest.raises(Ipv6Missing, match="set disable_ipv6=0"):
         run_in(pod, job)
-    run_in(pod, lambda net: prepare_pod_link(net, NAME, ipv6=True))
+    run_in(pod, lambda net: prepare_pod_link(net, get_link(net, NAME), ipv6=True))
     assert run_in(pod, lambda net: add_address(net, get_link(net, NAME), SIX))
 
 
@@ -235,28 +236,49 @@ def test_a_sysctl_is_written_only_where_it_differs(pod: Netns) -> None:
     assert steps == ["sysctl write"]
 
 
-def test_a_pods_link_gets_its_sysctls_before_it_goes_up(pod: Netns) -> None:
-    def job(net: Net) -> dict[str, str]:
-        prepare_pod_link(net, NAME, ipv6=True)
+def test_a_pods_link_gets_its_sysctls_before_and_after_it_goes_up(pod: Netns) -> None:
+    def found(net: Net) -> dict[str, str]:
         wanted = ("ndisc_notify", "accept_ra", "disable_ipv6", "keep_addr_on_down")
-        found = {s: read_sysctl(net, "ipv6", "conf", NAME, s) for s in wanted}
-        found["arp_notify"] = read_sysctl(net, "ipv4", "conf", NAME, "arp_notify")
-        found["lo"] = read_sysctl(net, "ipv6", "conf", "lo", "disable_ipv6")
-        return found
+        values = {s: read_sysctl(net, "ipv6", "conf", NAME, s) for s in wanted}
+        values["arp_notify"] = read_sysctl(net, "ipv4", "conf", NAME, "arp_notify")
+        values["lo"] = read_sysctl(net, "ipv6", "conf", "lo", "disable_ipv6")
+        return values
 
-    assert run_in(pod, job) == {
-        "arp_notify": "1",
-        "ndisc_notify": "1",
+    def job(net: Net) -> tuple[dict[str, str], dict[str, str]]:
+        link = get_link(net, NAME)
+        prepare_pod_link(net, link, ipv6=True)
+        before = found(net)
+        set_up(net, link)
+        prepare_pod_link(net, link, ipv6=True, up=True)
+        return before, found(net)
+
+    before = {
+        "arp_notify": "0",
+        "ndisc_notify": "0",
         "accept_ra": "0",
         "disable_ipv6": "0",
         "keep_addr_on_down": "1",
         "lo": "0",
     }
+    assert run_in(pod, job) == (before, {**before, "arp_notify": "1", "ndisc_notify": "1"})
+
+
+def test_a_setting_of_a_link_is_told_with_it(pod: Netns) -> None:
+    def job(net: Net) -> None:
+        for value in ("1", "0"):
+            for family, setting in link_settings(get_link(net, NAME).settings):
+                write_sysctl(net, value, family, "conf", NAME, setting)
+            told = link_settings(get_link(net, NAME).settings)
+            assert len(told) == 6
+            for (family, setting), number in told.items():
+                assert str(number) == read_sysctl(net, family, "conf", NAME, setting)
+
+    run_in(pod, job)
 
 
 def test_the_addresses_of_a_prepared_link_outlive_its_going_down(pod: Netns) -> None:
     def job(net: Net) -> list[str]:
-        prepare_pod_link(net, NAME, ipv6=True)
+        prepare_pod_link(net, get_link(net, NAME), ipv6=True)
         link = get_link(net, NAME)
         add_address(net, link, SIX)
         set_up(net, link)
@@ -305,7 +327,7 @@ def test_a_kernel_without_ipv6_is_said_to_be_one(pod: Netns) -> None:
         cover_sysctls("without IPv6")
         assert not has_ipv6()
         with pytest.raises(Ipv6Missing, match="this kernel has no IPv6"):
-            prepare_pod_link(net, NAME, ipv6=True)
+            prepare_pod_link(net, get_link(net, NAME), ipv6=True)
 
     run_in(pod, job)
     assert has_ipv6()

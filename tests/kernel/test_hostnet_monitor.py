@@ -8,6 +8,7 @@ from ipaddress import ip_interface, ip_network
 
 from hostnet import (
     LOST,
+    Departure,
     Macvlan,
     Monitor,
     Net,
@@ -93,6 +94,26 @@ def test_a_macvlan_that_goes_inside_its_pod_is_news_of_the_link_below() -> None:
             lambda news: news == News("link", link.index, "up0"),
         )
         assert mac not in run_in(host, list_forwarded).get(link.index, frozenset())
+
+
+def test_a_links_end_is_told_and_another_links_is_not() -> None:
+    with namespaces(2) as (host, other):
+        wire(host, "up0", other, "far0")
+        wire(host, "up1", other, "far1")
+
+        def job(net: Net) -> tuple[bool, bool, bool]:
+            watched = Departure(get_link(net, "up0").index)
+            try:
+                set_up(net, get_link(net, "up0"))
+                before = watched.seen()
+                delete_link(net, "up1")
+                beside = watched.seen()
+                delete_link(net, "up0")
+                return before, beside, watched.seen()
+            finally:
+                watched.close()
+
+        assert run_in(host, job) == (False, False, True)
 
 
 def test_more_news_than_can_be_kept_says_that_anything_may_have_changed() -> None:

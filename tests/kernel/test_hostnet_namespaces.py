@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -21,12 +23,14 @@ from hostnet import (
     NetnsError,
     NetnsMissing,
     NotANetns,
+    OutOfMemory,
     OwnNetns,
     anonymous_netns,
     create_netns,
     delete_netns,
     find_link,
     get_link,
+    link_index,
     list_links,
     open_netns,
     run_between,
@@ -76,6 +80,19 @@ def test_what_is_no_network_namespace_is_refused(tmp_path: Path) -> None:
     for path in (plain, tmp_path, pipe, Path("/proc/self/ns/mnt"), Path("/dev/null")):
         with pytest.raises(NotANetns, match="not a network namespace"):
             open_netns(str(path))
+
+
+def test_a_process_that_may_open_no_more_files_is_not_told_that_it_is_gone(named: str) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as open_files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+        open_files.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        with suppress(OSError):
+            for _ in range(100):
+                open_files.callback(os.close, os.dup(0))
+        for look in (lambda: open_netns(named), lambda: link_index("lo")):
+            with pytest.raises(OutOfMemory, match="open files"):
+                look()
 
 
 def test_the_own_namespace_is_refused_unless_it_is_wanted() -> None:
@@ -163,16 +180,19 @@ def test_sixty_four_jobs_at_once_see_their_own_namespace_each() -> None:
 
 def test_a_cancelled_caller_waits_for_the_end_of_its_job(netns: Netns) -> None:
     ended = []
+    begun, cancelled = threading.Event(), threading.Event()
 
     def slow(net: Net) -> None:
-        time.sleep(0.1)
+        begun.set()
+        assert cancelled.wait(20)
         set_up(net, get_link(net, "lo"))
         ended.append(True)
 
     async def cancel() -> None:
         task = asyncio.create_task(Kernel().run(netns, slow))
-        await asyncio.sleep(0.02)
+        assert await asyncio.to_thread(begun.wait, 20)
         task.cancel()
+        asyncio.get_running_loop().call_later(0.1, cancelled.set)
         with pytest.raises(asyncio.CancelledError):
             await task
         assert ended

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -13,7 +14,8 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import ARP, Ether
 
 from cni_plugins.attachment import Host
-from cni_plugins.records import Key, Records
+from cni_plugins.node_state.report import Report
+from cni_plugins.records import Key, Record, Records
 from cni_plugins.results import encode_result
 from hostnet import (
     KernelError,
@@ -28,6 +30,7 @@ from hostnet import (
     set_up,
     write_sysctl,
 )
+from netspace.messages import Network
 from netspace.upkeep import Dispute
 from tests.nodes import Node, netns_path
 from tests.repairing import (
@@ -36,7 +39,7 @@ from tests.repairing import (
     as_before,
     delete_pod,
     has_link,
-    heals,
+    keeping,
     kept,
     look,
     node_state,
@@ -63,11 +66,13 @@ def test_a_node_that_is_as_it_should_be_is_not_touched(node: Node, pod: Pod) -> 
 def test_an_interface_deleted_inside_its_pod_is_built_again(
     node: Node, pod: Pod, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with kept(node), caplog.at_level(logging.WARNING):
+    def told() -> list[logging.LogRecord]:
+        return [r for r in caplog.records if getattr(r, "found", "") == "it was missing"]
+
+    with kept(node) as keeper, caplog.at_level(logging.WARNING):
         run_in(pod.netns, lambda net: delete_link(net, "eth0"))
-        heals(lambda: as_before(node, pod))
-    told = [r for r in caplog.records if getattr(r, "found", "") == "it was missing"]
-    assert [vars(r)["subject"] for r in told] == ["interface eth0 of pod default/c1"]
+        keeper.heals(lambda: as_before(node, pod) and bool(told()))
+    assert [vars(r)["subject"] for r in told()] == ["interface eth0 of pod default/c1"]
     assert node.call("CHECK", "c1", pod.netns, _checked(node, pod)).status == 0
 
 
@@ -76,19 +81,58 @@ def test_an_interface_that_is_built_again_is_announced(node: Node, pod: Pod) -> 
         run_in(pod.netns, lambda net: delete_link(net, "eth0"))
         seen = tap.frames(5, lambda frames: any(ARP in frame for frame in frames))
     addresses = {address.partition("/")[0] for address in pod.before.addresses}
-    assert {frame[ARP].psrc for frame in seen if ARP in frame} <= addresses
+    told = {frame[ARP].psrc for frame in seen if ARP in frame}
+    assert told and told <= addresses
 
 
 def test_a_parent_set_down_is_set_up(node: Node, pod: Pod) -> None:
-    with kept(node):
+    with kept(node) as keeper:
         run_in(node.netns, lambda net: set_down(net, get_link(net, "up0")))
-        heals(lambda: run_in(node.netns, lambda net: get_link(net, "up0").up))
+        keeper.heals(lambda: run_in(node.netns, lambda net: get_link(net, "up0").up))
+
+
+class Harm:
+    """Stands at the end of a look, where the way to Services does, and does harm the first time."""
+
+    def __init__(self, harm: Callable[[], None]) -> None:
+        self._harm = harm
+        self._done = False
+
+    async def __call__(
+        self, networks: Sequence[Network] | None, records: Sequence[Record]
+    ) -> list[str]:
+        if not self._done:
+            self._done = True
+            await asyncio.to_thread(self._harm)
+            # The kernel's word of it comes while the look goes on.
+            await asyncio.sleep(0.3)
+        return []
+
+    async def differ(self) -> bool:
+        return False
+
+    def rebuilt(self, key: Key) -> None:
+        pass
+
+    def links(self) -> frozenset[str]:
+        return frozenset()
+
+
+def test_what_is_done_to_a_link_during_the_first_look_is_healed(node: Node, pod: Pod) -> None:
+    def down() -> None:
+        run_in(node.netns, lambda net: set_down(net, get_link(net, "up0")))
+
+    def up() -> bool:
+        return run_in(node.netns, lambda net: get_link(net, "up0")).up
+
+    with keeping(node.inside, lambda host: node_state(node, host, None, Harm(down))) as keeper:
+        keeper.heals(up)
 
 
 def test_a_parents_mtu_changed_by_hand_comes_back_and_so_do_its_pods(node: Node, pod: Pod) -> None:
-    with kept(node):
+    with kept(node) as keeper:
         run_in(node.netns, lambda net: set_mtu(net, get_link(net, "up0"), 1300))
-        heals(lambda: as_before(node, pod))
+        keeper.heals(lambda: as_before(node, pod))
         assert run_in(node.netns, lambda net: get_link(net, "up0").mtu) == 1500
 
 
@@ -104,10 +148,12 @@ def test_an_mtu_that_a_pod_gave_itself_stays(node: Node, pod: Pod) -> None:
 def test_a_setting_changed_by_hand_is_set_again(
     node: Node, pod: Pod, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with kept(node), caplog.at_level(logging.WARNING):
+    with kept(node) as keeper, caplog.at_level(logging.WARNING):
         run_in(node.netns, lambda net: write_sysctl(net, "0", "ipv4", "conf", "up0", "arp_ignore"))
-        heals(lambda: _arp_ignore(node) == "1")
-        heals(lambda: any("arp_ignore was 0" in getattr(r, "found", "") for r in caplog.records))
+        keeper.heals(lambda: _arp_ignore(node) == "1")
+        keeper.heals(
+            lambda: any("arp_ignore was 0" in getattr(r, "found", "") for r in caplog.records)
+        )
 
 
 def test_a_fault_from_before_the_start_is_healed_at_the_start(node: Node, pod: Pod) -> None:
@@ -120,10 +166,10 @@ def test_many_interfaces_that_are_gone_at_once_are_all_built_again(node: Node) -
     with namespaces(7) as sandboxes:
         pods = [add_pod(node, f"c{n}", netns) for n, netns in enumerate(sandboxes)]
         try:
-            with kept(node):
+            with kept(node) as keeper:
                 for pod in pods:
                     run_in(pod.netns, lambda net: delete_link(net, "eth0"))
-                heals(lambda: all(as_before(node, pod) for pod in pods))
+                keeper.heals(lambda: all(as_before(node, pod) for pod in pods))
         finally:
             for pod in pods:
                 delete_pod(node, pod)
@@ -182,6 +228,20 @@ def test_an_attachment_that_a_call_is_at_work_on_is_left_to_it(node: Node, pod: 
     assert not has_link(pod.netns, "eth0")
 
 
+def test_the_mtu_of_a_pod_that_a_call_is_at_work_on_comes_back_afterwards(
+    node: Node, pod: Pod
+) -> None:
+    async def work(host: Host) -> Report:
+        state = await node_state(node, host)
+        async with host.lock(Key("c1", "eth0")):
+            assert (await state.reconcile()).again
+        return await state.reconcile()
+
+    run_in(node.netns, lambda net: set_mtu(net, get_link(net, "up0"), 1300))
+    assert not node.inside(work).again
+    assert as_before(node, pod)
+
+
 def test_an_attachment_that_is_being_released_is_not_built_again(node: Node, pod: Pod) -> None:
     records = Records(node.state)
     record = records.load(Key("c1", "eth0"))
@@ -213,13 +273,13 @@ def test_an_interface_whose_slot_is_somebody_elses_is_taken_down_and_stays_down(
 
     with kept(node) as keeper, caplog.at_level(logging.WARNING):
         keeper.fence(_dispute(other=True))
-        heals(lambda: not up())
+        keeper.heals(lambda: not up())
         assert any("somebody else" in r.getMessage() for r in caplog.records)
         run_in(pod.netns, lambda net: set_up(net, get_link(net, "eth0")))
-        heals(lambda: not up())
+        keeper.heals(lambda: not up())
         assert Records(node.state).load(Key("c1", "eth0")) is not None
         keeper.fence()
-        heals(lambda: as_before(node, pod))
+        keeper.heals(lambda: as_before(node, pod))
 
 
 def test_a_dispute_about_nobodys_slot_takes_nothing_down(node: Node, pod: Pod) -> None:

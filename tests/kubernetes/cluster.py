@@ -37,6 +37,7 @@ _OWN: Final = {
     "/etc/netspace": "etc-netspace",
     "/var/lib/netspace": "lib-netspace",
     "/var/lib/netspace-etcd": "lib-netspace-etcd",
+    "/var/lib/netspace-federation": "lib-netspace-federation",
     "/run/netspace": "run-netspace",
 }
 _FORMER: Final = {

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import pytest
 
 from ipam_server.client import Client
+from lab import federation_server
+from lab.federation_server import FederationServer
 from lab.server import HASTY, Server, until
 from netspace.http_client import HttpClient
 from netspace.messages import (
@@ -29,7 +31,8 @@ from tests.kubernetes.apiserver import ApiServer
 
 CLUSTER = "east"
 CRDS = Path(__file__).parents[2] / "packaging" / "kubernetes" / "base" / "crds"
-LEASE = "controller-tests"
+LEASE, DURATION = "controller-tests", 8
+"""Name, and the seconds it lasts where nobody gives it up."""
 
 T = TypeVar("T")
 
@@ -47,7 +50,12 @@ class ControllerProcess(Server):
             "cluster": CLUSTER,
             "server": {"endpoints": [url]},
             "kubernetes": {"kubeconfig": str(apiserver.kubeconfig)},
-            "election": {"lease": LEASE, "namespace": "default", "duration": 3, "pause": 0.3},
+            "election": {
+                "lease": LEASE,
+                "namespace": "default",
+                "duration": DURATION,
+                "pause": 0.3,
+            },
             "listen": f"unix://{self.port}",
             "poll": 0.5,
             "observe": 0.5,
@@ -58,11 +66,13 @@ class ControllerProcess(Server):
 
 @dataclass
 class World:
-    """An API with the custom resources, a server, a controller."""
+    """An API with the custom resources, a server, a controller, and the federation server that it
+    asks, if any."""
 
     apiserver: ApiServer
     server: Server
     controller: ControllerProcess
+    federation: FederationServer | None = None
 
     def ask(self, question: Callable[[Client], Awaitable[T]]) -> T:
         """What the server answers to a person."""
@@ -149,27 +159,34 @@ class World:
 
 @pytest.fixture(scope="session")
 def controlled(apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A server and a controller at the API without nodes, for all who leave them running."""
+    """Servers and a controller at the API without nodes, for all who leave them running."""
     folder = tmp_path_factory.mktemp("controlled")
-    for name in ("server", "controller"):
+    for name in ("server", "federation", "controller"):
         (folder / name).mkdir()
     reclaim = {"grace": 1, "interval": 0.3}
     server = Server(folder / "server", apiserver.etcd.url, **HASTY, reclaim=reclaim)
     apiserver.kubectl("apply", "-f", str(CRDS))
     apiserver.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-    controller = ControllerProcess(folder / "controller", apiserver, server.url)
+    federation = FederationServer(
+        folder / "federation", apiserver.etcd.url, CLUSTER, cni="bridge", **federation_server.HASTY
+    )
+    controller = ControllerProcess(
+        folder / "controller", apiserver, server.url, federation={"endpoints": [federation.url]}
+    )
     try:
-        server.start()
-        server.wait_until(lambda: server.listens, "listening")
-        made = World(apiserver, server, controller)
+        for each in (server, federation):
+            each.start()
+        for each in (server, federation):
+            each.wait_until(lambda each=each: each.listens, "listening")  # type: ignore[misc]
+        made = World(apiserver, server, controller, federation)
         made.ask(lambda client: client.create_cluster(NewCluster(name=CLUSTER)))
         controller.start()
         controller.wait_until(lambda: controller.said("leading"), "leading")
         yield made
     finally:
-        for each in (controller, server):
-            if each.running:
-                each.end()
+        for running in (controller, federation, server):
+            if running.running:
+                running.end()
 
 
 def asked(port: Path, path: str) -> str:

@@ -95,37 +95,39 @@ class Netspace:
         """The same, as values."""
         return json.loads(self.ctl(*words, "-o", "json"))
 
-    def _make_certificates(self) -> None:
-        def certs(*words: str) -> None:
-            program = str(programs.VENV / "bin" / "netspacectl")
-            self.cluster.on(NODES[0], program, "certs", *words, "--dir", str(self.certs))
+    def certify(self, *words: str) -> None:
+        """`netspacectl certs`, into the folder of the certificates."""
+        program = str(programs.VENV / "bin" / "netspacectl")
+        self.cluster.on(NODES[0], program, "certs", *words, "--dir", str(self.certs))
 
-        certs("ca")
-        certs("server", "netspace", "--host", SERVICE, "--host", ADDRESSES[NODES[0]])
-        certs("controller", CLUSTER)
-        certs("admin", "test")
+    def make_secret(self, name: str, files: list[tuple[str, str]]) -> None:
+        """Of the authority's certificate and of `files`: key → file among the certificates."""
+        given = [("ca.pem", "ca.pem"), *files]
+        words = [f"--from-file={key}={self.certs / file}" for key, file in given]
+        self.cluster.kubectl("-n", NAMESPACE, "create", "secret", "generic", name, *words)
+
+    def _make_certificates(self) -> None:
+        self.certify("ca")
+        self.certify("server", "netspace", "--host", SERVICE, "--host", ADDRESSES[NODES[0]])
+        self.certify("controller", CLUSTER)
+        self.certify("admin", "test")
         for node in NODES:
-            certs("node", CLUSTER, node)
+            self.certify("node", CLUSTER, node)
 
     def _make_secrets(self) -> None:
         self.cluster.kubectl("apply", "-f", str(KUBERNETES / "base" / "namespace.yaml"))
         both = [(f"{name}.{end}", f"server-netspace.{end}") for name, end in _ends("server")]
-        self._make_secret("netspace-server-tls", both)
+        self.make_secret("netspace-server-tls", both)
         both = [
             (f"{name}.{end}", f"controller-{CLUSTER}.{end}") for name, end in _ends("controller")
         ]
-        self._make_secret("netspace-controller-tls", both)
+        self.make_secret("netspace-controller-tls", both)
         both = [
             (f"{node}.{end}", f"node-{CLUSTER}-{node}.{end}")
             for node in NODES
             for _, end in _ends("")
         ]
-        self._make_secret("netspace-nodes-tls", both)
-
-    def _make_secret(self, name: str, files: list[tuple[str, str]]) -> None:
-        given = [("ca.pem", "ca.pem"), *files]
-        words = [f"--from-file={key}={self.certs / file}" for key, file in given]
-        self.cluster.kubectl("-n", NAMESPACE, "create", "secret", "generic", name, *words)
+        self.make_secret("netspace-nodes-tls", both)
 
     def _write_overlay(self) -> None:
         self.overlay.mkdir()

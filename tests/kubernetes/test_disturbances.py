@@ -4,6 +4,7 @@ away and put back: pods keep what they have, and new ones get addresses."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -70,7 +71,7 @@ def test_netspace_comes_back_to_the_addresses_that_were_held(
         assert "netspace" not in left
     assert workloads.addresses("steady", 2) == steady
     one, other = steady
-    assert workloads.says(one, steady[other][0]) == other
+    assert until(partial(workloads.says, one, steady[other][0]), "it answers") == other
 
     netspace.install()
     assert workloads.addresses("steady", 2) == steady

@@ -8,10 +8,12 @@ import pytest
 import yaml
 
 from kube_controller import kinds
+from kube_controller.declared_federation import SECRET
 from lab import programs
 from tests.kubernetes.apiserver import ApiServer
 
 OVERLAYS = programs.CLONE / "packaging" / "kubernetes" / "overlays"
+FEDERATION = OVERLAYS.parent / "components" / "federation"
 CERT_MANAGER = "cert-manager.io/v1"
 
 
@@ -69,12 +71,31 @@ def test_the_controller_may_follow_what_it_follows(with_namespaces: ApiServer) -
         return {verb for rule in rules for verb in rule["verbs"]}
 
     followed: list[kinds.Resource[Any]] = [
-        *(kinds.NETWORKS, kinds.POOLS, kinds.NAMESPACES, kinds.NODES),
+        *(kinds.NETWORKS, kinds.POOLS, kinds.FEDERATIONS, kinds.NAMESPACES, kinds.NODES),
         *(kinds.STATEFUL_SETS, kinds.DEPLOYMENTS, kinds.TAKEN),
     ]
     for resource in followed:
         assert {"list", "watch"} <= verbs(resource.plural), resource.plural
     assert verbs(kinds.PODS.plural) == {"get", "list"}
+
+
+def test_the_api_takes_the_federations_objects(with_namespaces: ApiServer) -> None:
+    said = with_namespaces.kubectl("apply", "-k", str(FEDERATION), "--dry-run=server")
+    objects = list(yaml.safe_load_all(with_namespaces.kubectl("kustomize", str(FEDERATION))))
+    assert len(said.splitlines()) == len(objects)
+
+
+def test_of_secrets_the_controller_reads_the_tokens_alone(with_namespaces: ApiServer) -> None:
+    objects = list(yaml.safe_load_all(with_namespaces.kubectl("kustomize", str(FEDERATION))))
+    rules = [rule for each in objects for rule in each.get("rules", ()) if each["kind"] == "Role"]
+    assert rules == [
+        {
+            "apiGroups": [""],
+            "resources": ["secrets"],
+            "resourceNames": [SECRET],
+            "verbs": ["get"],
+        }
+    ]
 
 
 def test_the_agent_alone_is_privileged(with_namespaces: ApiServer) -> None:

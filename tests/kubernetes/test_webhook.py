@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lab.etcd import free_ports
-from lab.server import HASTY, Server, until
+from lab.server import CALM, Server, until
 from netspace.messages import NewCluster, NewFabric, NewNetwork, NewPool
 from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.controllers import ControllerProcess, World
@@ -36,7 +36,7 @@ def world(apiserver: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
         (folder / name).mkdir()
     (port,) = free_ports("127.0.0.1", 1)
     tls = apiserver.pki.make([("O", "netspace:webhooks")], ["127.0.0.1"], server=True)
-    server = Server(folder / "server", apiserver.etcd.url, **HASTY)
+    server = Server(folder / "server", apiserver.etcd.url, **CALM)
     webhook = WebhookProcess(
         folder / "webhook",
         apiserver,

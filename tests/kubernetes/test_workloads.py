@@ -43,7 +43,8 @@ def test_pods_reach_each_other_and_services_in_both_families(
     pods = workloads.ready("web", 4)
     names = [pod["metadata"]["name"] for pod in pods]
     for address in addresses_of(pods[-1]):
-        assert workloads.says(names[0], address) == names[-1]
+        answer = until(partial(workloads.says, names[0], address), f"{address} answers")
+        assert answer == names[-1]
     found = netspace.cluster.get("service", "web")["spec"]["clusterIPs"]
     assert len(found) == len(SERVICE_CIDRS)
     for address in found:

@@ -28,7 +28,6 @@ from tests.repairing import (
     as_before,
     delete_pod,
     has_link,
-    heals,
     kept,
     reconciled,
 )
@@ -74,11 +73,11 @@ def test_a_port_removed_from_the_bond_is_taken_in_again(
         card = get_link(net, "card2").index
         net.change("take out", "card2", "link", "set", index=card, master=0)
 
-    with kept(node), caplog.at_level(logging.WARNING):
+    with kept(node) as keeper, caplog.at_level(logging.WARNING):
         run_in(node.netns, remove)
-        heals(lambda: _cards(node) == ["card1", "card2"])
-        heals(lambda: all(as_before(node, pod) for pod in pods))
-        heals(lambda: "card2 was not in it" in _found(caplog))
+        keeper.heals(lambda: _cards(node) == ["card1", "card2"])
+        keeper.heals(lambda: all(as_before(node, pod) for pod in pods))
+        keeper.heals(lambda: "card2 was not in it" in _found(caplog))
 
 
 def test_a_bond_option_changed_by_hand_is_set_again(
@@ -88,43 +87,43 @@ def test_a_bond_option_changed_by_hand_is_set_again(
         bond = get_link(net, "bond0").index
         net.change("set", "bond0", "link", "set", index=bond, kind="bond", bond_miimon=900)
 
-    with kept(node), caplog.at_level(logging.WARNING):
+    with kept(node) as keeper, caplog.at_level(logging.WARNING):
         run_in(node.netns, change)
-        heals(lambda: _miimon(node) == 100)
-        heals(lambda: "miimon was 900" in _found(caplog))
+        keeper.heals(lambda: _miimon(node) == 100)
+        keeper.heals(lambda: "miimon was 900" in _found(caplog))
 
 
 def test_a_vlan_deleted_with_pods_on_it_is_made_again_with_every_pods_interface(
     node: Node, pods: list[Pod], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with kept(node), caplog.at_level(logging.WARNING):
+    with kept(node) as keeper, caplog.at_level(logging.WARNING):
         run_in(node.netns, lambda net: delete_link(net, "bond0.910"))
-        heals(lambda: all(as_before(node, pod) for pod in pods))
-        heals(lambda: _found(caplog).count("it was missing") >= 1 + len(pods))
+        keeper.heals(lambda: all(as_before(node, pod) for pod in pods))
+        keeper.heals(lambda: _found(caplog).count("it was missing") >= 1 + len(pods))
 
 
 def test_a_bond_deleted_with_all_that_lies_on_it_is_made_again(node: Node, pods: list[Pod]) -> None:
-    with kept(node):
+    with kept(node) as keeper:
         run_in(node.netns, lambda net: delete_link(net, "bond0"))
-        heals(lambda: all(as_before(node, pod) for pod in pods))
+        keeper.heals(lambda: all(as_before(node, pod) for pod in pods))
         assert _cards(node) == ["card1", "card2"]
 
 
 @pytest.mark.parametrize("name", ["bond0.910", "bond0", "card1"])
 def test_a_link_set_down_is_set_up(node: Node, pods: list[Pod], name: str) -> None:
-    with kept(node):
+    with kept(node) as keeper:
         run_in(node.netns, lambda net: set_down(net, get_link(net, name)))
-        heals(lambda: run_in(node.netns, lambda net: get_link(net, name)).up)
-        heals(lambda: all(as_before(node, pod) for pod in pods))
+        keeper.heals(lambda: run_in(node.netns, lambda net: get_link(net, name)).up)
+        keeper.heals(lambda: all(as_before(node, pod) for pod in pods))
 
 
 @pytest.mark.parametrize("name", ["bond0.910", "bond0"])
 def test_an_mtu_changed_by_hand_comes_back_down_to_the_pods(
     node: Node, pods: list[Pod], name: str
 ) -> None:
-    with kept(node):
+    with kept(node) as keeper:
         run_in(node.netns, lambda net: set_mtu(net, get_link(net, name), 1300))
-        heals(lambda: all(as_before(node, pod) for pod in pods))
+        keeper.heals(lambda: all(as_before(node, pod) for pod in pods))
         found = run_in(
             node.netns, lambda net: [get_link(net, n).mtu for n in ("bond0", "bond0.910")]
         )
@@ -135,7 +134,7 @@ def test_a_vlan_that_nobody_wants_any_more_goes_and_those_of_others_stay(node: N
     run_in(node.netns, lambda net: ensure_vlan(net, "bond0", 921))
     with kept(node) as keeper:
         keeper.know([])
-        heals(lambda: not has_link(node.netns, "bond0.910"))
+        keeper.heals(lambda: not has_link(node.netns, "bond0.910"))
     assert links(node.netns) == ["bond0", "bond0.921", "card1", "card2"]
 
 
@@ -153,7 +152,7 @@ def test_a_vlan_of_an_add_is_ours(node: Node) -> None:
         delete_pod(node, pod)
     with kept(node) as keeper:
         keeper.know([])
-        heals(lambda: not has_link(node.netns, "bond0.910"))
+        keeper.heals(lambda: not has_link(node.netns, "bond0.910"))
 
 
 def _cards(node: Node) -> list[str]:

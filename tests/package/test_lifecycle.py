@@ -77,7 +77,8 @@ def test_the_package_comes_is_upgraded_in_use_and_goes_without_a_trace(
     assert (system.root / wants).is_symlink()
     agent = "etc/systemd/system/multi-user.target.wants/netspace-agent.service"
     assert (system.root / agent).is_symlink()
-    assert not (system.root / agent).with_name("netspace-server.service").is_symlink()
+    for other in ("server", "federation", "federation-agent"):
+        assert not (system.root / agent).with_name(f"netspace-{other}.service").is_symlink()
     assert system.run("dpkg", "--verify", "netspace") == ("", "")
 
     (system.root / "etc/netspace/node.yaml").write_text("cluster: mine\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 import click
 import pytest
+import vici
 
 import netspace
 from cni_plugins.protocol import VERSIONS
@@ -26,7 +28,10 @@ from tests.nodes import links, netns_path, pod_args
 from tests.package.system import PATH, System, until
 from tests.wires import namespaces, wire
 
-PROGRAMS = ("netspace-agent", "netspace-server", "netspace-controller", "netspacectl")
+PROGRAMS = (
+    *("netspace-agent", "netspace-server", "netspace-controller", "netspace-federation"),
+    "netspacectl",
+)
 EXECUTABLES = ("netspace", "netspace-ipam")
 COMMANDS = cli.list_commands(click.Context(cli))
 _containers = count()
@@ -78,6 +83,40 @@ def test_the_server_takes_the_configuration_that_comes_with_it(
     shutil.copyfile(built.root / "etc/netspace/server.yaml", installed.root / "root/server.yaml")
     output, _ = installed.run("netspace-server", "--check", "--config", "/root/server.yaml")
     assert "correct" in output
+
+
+@pytest.mark.parametrize(("command", "name"), [("serve", "server"), ("agent", "agent")])
+def test_the_federations_programs_take_the_configuration_that_comes_with_them(
+    installed: System, built: Built, command: str, name: str
+) -> None:
+    file = f"federation-{name}.yaml"
+    shutil.copyfile(built.root / "etc/netspace" / file, installed.root / "root" / file)
+    words = ("netspace-federation", command, "--check", "--config", f"/root/{file}")
+    assert "correct" in installed.run(*words)[0]
+
+
+def test_charon_answers_with_the_rights_of_its_unit(installed: System, folder: Path) -> None:
+    socket_ = installed.root / "run/netspace/charon.vici"
+    # It makes mounts of its own, below a root that is one.
+    root = str(installed.root)
+    script = 'mount --bind "$1" "$1" && shift && exec "$@"'
+    mounted = ("unshare", "--mount", "--propagation=private", "--", "sh", "-c", script, "sh", root)
+    with namespaces(1) as (host,):
+        charon = installed.start(
+            "netspace-federation", "charon",
+            netns=host, before=(*mounted, *as_the_unit("netspace-charon")), log=folder / "log",
+        )  # fmt: skip
+        try:
+            until(lambda: socket_.exists() or charon.poll() is not None, "charon listens")
+            assert charon.poll() is None, (folder / "log").read_text()
+            with socket.socket(socket.AF_UNIX) as asked:
+                asked.connect(str(socket_))
+                assert vici.Session(asked).version()["daemon"] == b"charon"
+        finally:
+            charon.terminate()
+            charon.wait(30)
+    said = (folder / "log").read_text()
+    assert "failed to load" not in said, said
 
 
 def test_the_server_audits_its_state_in_a_process_of_its_own(served: System) -> None:
@@ -138,9 +177,9 @@ def node(served: System) -> Iterator[Node]:
         yield Node(served, host, pod)
 
 
-def as_the_unit() -> tuple[str, ...]:
-    """What gives a program the rights that the agent's unit gives it, and no others."""
-    unit = (PACKAGING / "systemd/netspace-agent.service").read_text()
+def as_the_unit(name: str = "netspace-agent") -> tuple[str, ...]:
+    """What gives a program the rights that its unit gives it, and no others."""
+    unit = (PACKAGING / f"systemd/{name}.service").read_text()
     [line] = re.findall(r"(?m)^CapabilityBoundingSet=(.+)$", unit)
     kept = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in line.split())
     # chroot is the test's own need.

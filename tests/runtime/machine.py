@@ -213,8 +213,10 @@ class Machine:
         self._wait_for("containerd", self._cri.ready, "ready")
         return self._cri
 
-    def kill_containerd(self) -> None:
+    def kill_containerd(self, answered: Callable[[], object] = lambda: None) -> None:
+        """`answered` waits for the calls under way: they are to see its end, not ours."""
         self.kill("containerd")
+        answered()
         self._close_cri()
 
     def make_ready(self) -> None:

@@ -71,7 +71,7 @@ def starts_and_stops(world: World) -> None:
 
 def test_containerd_killed_in_mid_add(running: World) -> None:
     with in_mid_add(running) as answer:
-        running.one.kill_containerd()
+        running.one.kill_containerd(answered=answer)
         assert answer().code == grpc.StatusCode.UNAVAILABLE
     # The plugin runs to its end, and nobody records what it says.
     until(lambda: not under_way(running.one), "the ADD has ended")
@@ -80,7 +80,7 @@ def test_containerd_killed_in_mid_add(running: World) -> None:
 
 
 def test_the_executable_killed_by_the_runtimes_deadline(running: World) -> None:
-    with in_mid_add(running, within=3) as answer:
+    with in_mid_add(running, within=5) as answer:
         assert answer().code == grpc.StatusCode.DEADLINE_EXCEEDED
     until(lambda: not under_way(running.one), "what followed the deadline has ended")
     starts_and_stops(running)
@@ -145,7 +145,7 @@ def test_the_agent_killed_in_mid_add(running: World) -> None:
     with in_mid_add(running) as answer:
         node.kill("agent")
         assert "the agent did not answer" in str(answer())
-        node.start_agent()
+    node.start_agent()
     starts_and_stops(running)
 
 

@@ -129,4 +129,12 @@ def talks(client: Netns, server: Netns, address: str) -> bool:
 def under_way(machine: Machine) -> bool:
     """Whether a call is in the middle of its work: its record is there and has no result yet."""
     folder: Path = machine.node.state / "attachments"
-    return any('"adding"' in path.read_text() for path in folder.glob("*.json"))
+
+    def adding(path: Path) -> bool:
+        try:
+            # The last line of a record's file is what counts.
+            return '"adding"' in path.read_text().splitlines()[-1]
+        except FileNotFoundError:
+            return False
+
+    return any(map(adding, folder.glob("*.json")))

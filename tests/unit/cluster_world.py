@@ -195,12 +195,13 @@ class World:
         ordered = sorted(found, key=lambda release: release.turn)
         return [(release.identity, release.uid) for release in ordered]
 
-    def freeing(self, slot: SlotId) -> Change:
+    def freeing(self, slot: SlotId, *, conflict: bool = False) -> Change:
         """The end of what holds the slot now."""
         held = self.state.held(slot)
         assert held is not None
         self.sequence += 1
-        return freeing(self.keys, slot, held, self.now, self.sequence, 1 + self.now // 1000)
+        said = 1 + self.now // 1000
+        return freeing(self.keys, slot, held, self.now, self.sequence, said, conflict)
 
     def release(self, slot: SlotId) -> int:
         return self.do(self.freeing(slot))

@@ -74,11 +74,13 @@ class Bench:
         return Host(**{**values, **changes})
 
     def files(self) -> list[str]:
-        """What is left of attachments on disk: records and locks."""
+        """What is left of attachments on disk."""
         return sorted(
             str(path.relative_to(self.folder))
             for path in self.folder.rglob("*")
-            if path.is_file() and path.parent.name not in ("mappings", "made")
+            if path.is_file()
+            and path.parent.name not in ("mappings", "made")
+            and path.name != "lock"
         )
 
     def nothing_left(self) -> bool:

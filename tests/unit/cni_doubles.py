@@ -162,6 +162,9 @@ class MemoryWiring:
         if netns in self.gone:
             raise NetnsMissing("open", netns, "it is gone", "give another")
 
+    def sandbox(self, netns: str) -> str | None:
+        return None if not netns or netns in self.gone else f"sandbox of {netns}"
+
     async def attach(self, plan: Plan) -> Wired:
         self.before("attach")
         await asyncio.sleep(0)
@@ -183,9 +186,11 @@ class MemoryWiring:
         )
         self.announced += [ip.address for ip in plan.ips]
         self.after("attach")
-        return Wired(plan.mac, plan.mtu or 1500, made)
+        return Wired(plan.mac, plan.mtu or 1500, made, f"sandbox of {plan.netns}")
 
-    async def detach(self, netns: str, ifname: str, mac: str) -> bool:
+    async def detach(
+        self, netns: str, ifname: str, mac: str, gone: Callable[[], None] = lambda: None
+    ) -> bool:
         self.before("detach")
         live = self.links.get((netns, ifname))
         if live is None or live.kind != "macvlan" or mac not in ("", live.mac):

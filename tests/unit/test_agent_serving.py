@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 from cni_plugins import frames, protocol, serving, sockets
 from cni_plugins.protocol import Invocation
 from cni_plugins.serving import Witness
+from netspace.messages import NetworkView
 from tests.unit.agent_bench import Held, Served, served, wait_until
 from tests.unit.cni_bench import AWAY
 from tests.unit.cni_doubles import NETNS
@@ -263,8 +264,8 @@ class Noting(Witness):
     def __init__(self) -> None:
         self.noted: list[str] = []
 
-    def succeeded(self, invocation: Invocation) -> None:
-        self.noted.append(invocation.command)
+    def succeeded(self, invocation: Invocation, networks: Sequence[NetworkView]) -> None:
+        self.noted += [invocation.command, *(network.name for network in networks)]
 
     def left_pending(self) -> None:
         self.noted.append("pending")
@@ -279,7 +280,7 @@ def test_who_looks_after_the_node_hears_of_changes_and_of_what_is_left(tmp_path:
         assert await agent.asked("DEL") == (0, {})
         agent.bench.ipam.refuse.clear()
         assert await agent.asked("DEL") == (0, {})
-        assert witness.noted == ["ADD", "DEL", "pending", "DEL"]
+        assert witness.noted == ["ADD", "net", "DEL", "pending", "DEL"]
 
     run(tmp_path, test, witness)
 

@@ -92,6 +92,21 @@ def test_a_restarted_pod_whose_address_another_has_gets_the_last_released(world:
     assert chosen(world, ask("e", "p1")) == (2, "longest-released")
 
 
+def test_an_address_for_which_another_machine_answers_is_the_last_that_anybody_gets(
+    world: World,
+) -> None:
+    fill(world, 1)
+    world.now = 30_000
+    assert world.allocate(ask("d", "q"))[0] == 1
+    slots = [("red", index) for index in (2, 3, 4)]
+    world.commit(*(world.begin(world.freeing(slot, conflict=slot[1] == 4)) for slot in slots))
+    world.now = 60_000
+    assert chosen(world, ask("e", "p1")) == (2, "longest-released")
+    world.allocate(ask("e", "p1"))
+    world.allocate(ask("f", "new"))
+    assert chosen(world, ask("g", "p1"))[0] == 4
+
+
 def test_an_old_sandboxs_address_is_taken_over_only_once_its_interface_is_gone(
     world: World,
 ) -> None:

@@ -35,7 +35,7 @@ from netspace.upkeep import (
     Reclaimed,
     Repair,
 )
-from tests.api_double import ALLOCATE, ALLOCATION, NETWORK_VIEW, RELEASED, Answer, serving
+from tests.api_double import ALLOCATE, ALLOCATION, NETWORK_VIEW, RELEASED, Answer, Api, serving
 from tests.unit.upkeep_samples import CANDIDATE
 
 C = "/v1/clusters/east"
@@ -379,6 +379,13 @@ def test_a_reading_that_takes_too_long_is_unavailable(tmp_path: Path) -> None:
     assert asyncio.run(run()).code == "unavailable"
 
 
+async def asked_for_pools(api: Api, times: int) -> None:
+    """Returns once so many requests are being worked on."""
+    async with asyncio.timeout(5):
+        while len([call for call in api.double.calls if call[0] == "pools"]) < times:
+            await asyncio.sleep(0.01)
+
+
 def test_beyond_the_limit_requests_are_told_to_come_back_and_health_is_still_answered(
     tmp_path: Path,
 ) -> None:
@@ -391,9 +398,7 @@ def test_beyond_the_limit_requests_are_told_to_come_back_and_health_is_still_ans
 
         async with serving(tmp_path, {"pools": held}, Limits(concurrent=2)) as api:
             first = [asyncio.create_task(api.ask("GET", f"{C}/pools")) for _ in range(2)]
-            async with asyncio.timeout(5):
-                while len([call for call in api.double.calls if call[0] == "pools"]) < 2:
-                    await asyncio.sleep(0.01)
+            await asked_for_pools(api, 2)
             third = await api.ask("GET", f"{C}/pools")
             assert third.code == "busy"
             assert third.headers["Retry-After"] == "1"
@@ -516,12 +521,12 @@ def test_metrics_count_requests_by_route_and_problems_by_code(tmp_path: Path) ->
 def test_stopping_lets_requests_finish_and_takes_no_new_ones(tmp_path: Path) -> None:
     async def run() -> None:
         async def slow() -> list[Any]:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)
             return []
 
         async with serving(tmp_path, {"pools": slow}) as api:
             request = asyncio.create_task(api.ask("GET", f"{C}/pools"))
-            await asyncio.sleep(0.05)
+            await asked_for_pools(api, 1)
             stopping = asyncio.create_task(api.server.stop())
             await asyncio.sleep(0.05)
             with pytest.raises(OSError):

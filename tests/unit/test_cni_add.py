@@ -11,7 +11,7 @@ from cni_plugins import add, locks
 from cni_plugins.leases import replay_pending
 from cni_plugins.protocol import CniError
 from cni_plugins.records import Key
-from hostnet import NetnsMissing
+from hostnet import InvalidName, NetnsMissing
 from netspace.problems import Problem
 from tests.unit.cni_bench import (
     AWAY,
@@ -25,6 +25,8 @@ from tests.unit.cni_bench import (
     invocation,
 )
 from tests.unit.cni_doubles import CONTAINER, NETNS, InjectedError, network_view
+
+OTHER = "/var/run/netns/second"
 
 
 def test_add_gives_the_slots_addresses_on_the_networks_vlan(bench: Bench) -> None:
@@ -108,7 +110,7 @@ def test_only_who_may_take_the_vlan_back_keeps_other_adds_from_it(bench: Bench) 
     host = msgspec.structs.replace(bench.host(), lock_wait=0)
 
     async def added_beside(*, shared: bool) -> None:
-        async with locks.held(host.records.locks, "vlan-bond0.910", 0, shared=shared):
+        async with locks.held(host.records.lock_file, "vlan-bond0.910", 0, shared=shared):
             await add.add(host, invocation())
 
     with pytest.raises(CniError, match=r"vlan-bond0\.910"):
@@ -209,3 +211,58 @@ def test_a_network_whose_mapping_changed_is_refused_and_given_back(bench: Bench)
     bench.ipam.network = network_view(ipv4="10.8.0.0/24")
     assert error_of(lambda: added(bench)).code == 110
     assert bench.nothing_left()
+
+
+def test_what_a_kernel_that_fails_leaves_is_taken_away(bench: Bench) -> None:
+    bench.wiring.after = fail_at("attach")
+    with pytest.raises(InjectedError):
+        added(bench)
+    bench.wiring.vlans.clear()
+    assert bench.nothing_left()
+
+
+def test_a_name_that_no_link_can_have_takes_no_address(bench: Bench) -> None:
+    with pytest.raises(InvalidName):
+        added(bench, ifname="net%1")
+    assert bench.ipam.calls == [] and bench.files() == []
+
+
+def test_an_older_sandbox_of_the_same_pod_loses_its_interface_whatever_its_mac_is_now(
+    bench: Bench,
+) -> None:
+    first = added(bench)
+    link = bench.wiring.links[NETNS, "eth0"]
+    bench.wiring.links[NETNS, "eth0"] = msgspec.structs.replace(link, mac="02:00:00:00:00:99")
+    assert added(bench, container="second", netns=OTHER).ips == first.ips
+    assert list(bench.wiring.links) == [(OTHER, "eth0")]
+
+
+def test_an_older_sandbox_of_another_pod_keeps_its_address_where_its_interface_may_come_back(
+    bench: Bench,
+) -> None:
+    first = added(bench)
+    bench.wiring.links.clear()
+    args = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0;K8S_POD_UID=u2"
+    assert added(bench, container="second", netns=OTHER, args=args).ips != first.ips
+    assert len(bench.ipam.holders) == 2
+
+
+def test_an_older_sandbox_whose_namespace_is_gone_gives_its_address_up(bench: Bench) -> None:
+    first = added(bench)
+    bench.wiring.links.clear()
+    bench.wiring.gone.add(NETNS)
+    args = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0;K8S_POD_UID=u2"
+    assert added(bench, container="second", netns=OTHER, args=args).ips == first.ips
+
+
+def test_an_interface_whose_del_failed_goes_before_the_pod_gets_its_address_again(
+    bench: Bench,
+) -> None:
+    added(bench)
+    bench.wiring.before = fail_at("detach")
+    assert error_of(lambda: deleted(bench)).code == 121
+    with pytest.raises(InjectedError):
+        added(bench, container="second", netns=OTHER)
+    bench.wiring.before = lambda step: None
+    added(bench, container="second", netns=OTHER)
+    assert list(bench.wiring.links) == [(OTHER, "eth0")]

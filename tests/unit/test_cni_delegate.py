@@ -77,10 +77,10 @@ def test_its_addresses_are_read(tmp_path: Path) -> None:
 
 
 def test_it_is_not_waited_for_once_it_ended_whatever_it_left_running(tmp_path: Path) -> None:
-    plugin = Plugin(tmp_path, f"sleep 5 & echo '{json.dumps(RESULT)}'")
+    plugin = Plugin(tmp_path, f"sleep 20 & echo '{json.dumps(RESULT)}'")
     begun = time.monotonic()
     asyncio.run(delegate.add(plugin.invocation(), "other", {}))
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 15
 
 
 def test_its_own_error_is_passed_on(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_an_answer_that_is_no_ipam_result_is_error_6(tmp_path: Path, answer: str
 def test_one_that_does_not_end_is_killed_and_error_11(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delegate, "TIMEOUT", 0.2)
+    monkeypatch.setattr(delegate, "TIMEOUT", 2)
     plugin = Plugin(tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 60")
     assert plugin.error().code == 11
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()

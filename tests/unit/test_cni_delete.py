@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -14,7 +16,7 @@ from cni_plugins.check import check
 from cni_plugins.leases import replay_pending
 from cni_plugins.operations import operate
 from cni_plugins.protocol import CniError
-from cni_plugins.records import Key
+from cni_plugins.records import Key, Record, Records
 from cni_plugins.results import Result
 from netspace.problems import Problem
 from tests.unit.cni_bench import (
@@ -40,6 +42,30 @@ def test_del_takes_all_away_and_may_be_repeated(bench: Bench, netns: str) -> Non
     for _ in range(3):
         deleted(bench, netns=netns)
         assert bench.nothing_left()
+
+
+def test_the_address_goes_back_once_the_interface_has_ended_and_del_waits_for_the_kernel(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added(bench)
+    bench.wiring.vlans.clear()
+    seen: list[str] = []
+
+    async def detach(netns: str, ifname: str, mac: str, gone: Callable[[], None]) -> bool:
+        await asyncio.sleep(0.01)
+        seen.append("held" if bench.ipam.holders else "free")
+        gone()
+        async with asyncio.timeout(5):
+            while bench.ipam.holders:
+                await asyncio.sleep(0.001)
+        seen.append("free")
+        bench.wiring.links.clear()
+        return True
+
+    monkeypatch.setattr(bench.wiring, "detach", detach)
+    deleted(bench)
+    assert seen == ["held", "free"]
+    assert bench.nothing_left()
 
 
 def test_del_of_what_never_was_succeeds(bench: Bench) -> None:
@@ -100,6 +126,18 @@ def test_del_without_a_record_gives_back_what_the_server_says_is_held(bench: Ben
     deleted(bench, prevResult=prev_result(result))
     assert not bench.ipam.holders
     assert not bench.wiring.links
+
+
+def test_del_takes_away_what_an_add_that_was_killed_had_written_of_its_record(
+    bench: Bench,
+) -> None:
+    added(bench)
+    bench.wiring.vlans.clear()
+    [record] = (bench.records.folder / "attachments").glob("*.json")
+    record.rename(record.with_name(f"{record.name}.new"))
+    deleted(bench)
+    assert bench.nothing_left()
+    assert list(record.parent.iterdir()) == []
 
 
 def test_del_without_a_record_leaves_an_interface_that_prev_result_does_not_mean(
@@ -267,4 +305,16 @@ def test_a_failure_after_any_step_of_the_ipam_plugin_leaves_nothing(
 ) -> None:
     with pytest.raises(InjectedError):
         asyncio.run(ipam.add(bench.host(fail_at(name)), invocation()))
+    assert bench.nothing_left()
+
+
+def test_del_on_a_full_disk_takes_all_away(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    added(bench)
+    bench.wiring.vlans.clear()
+
+    def full(self: Records, record: Record) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(Records, "save", full)
+    deleted(bench)
     assert bench.nothing_left()

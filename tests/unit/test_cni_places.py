@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from cni_plugins import places
-from cni_plugins.disk import read_whole
 from cni_plugins.places import Place
 from cni_plugins.records import Key, Record, Records
+from netspace.disk import read_whole
 from netspace.messages import Pod
 
 WEB = Place("main", "default", "web-0", "eth0")
@@ -95,8 +95,8 @@ def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert found(records) == set()
     read: list[str] = []
 
-    def counted(path: Path) -> bytes:
-        read.append(path.name)
+    def counted(path: str) -> bytes:
+        read.append(Path(path).name)
         return read_whole(path)
 
     monkeypatch.setattr("cni_plugins.records.read_whole", counted)

@@ -66,6 +66,43 @@ def test_a_record_cut_off_at_any_byte_is_set_aside_and_never_fatal(
     assert records.load(Key("abc", "eth0")) == record()
 
 
+def test_a_change_that_was_cut_off_at_any_byte_leaves_the_record_as_it_was_before(
+    tmp_path: Path,
+) -> None:
+    records = Records(tmp_path)
+    file = tmp_path / "attachments" / "abc@eth0.json"
+    before, after = record(state="adding", claim=None), record(mac="02:00:00:00:00:01")
+    records.save(before)
+    first = len(file.read_bytes())
+    records.save(after)
+    whole = file.read_bytes()
+    for size in range(first, len(whole)):
+        file.write_bytes(whole[:size])
+        assert records.load(Key("abc", "eth0")) == before
+        Records(tmp_path).save(after)
+        assert records.load(Key("abc", "eth0")) == after
+
+
+def test_a_record_that_changes_again_and_again_stays_small(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    for number in range(100):
+        records.save(record(mtu=number))
+        assert records.load(Key("abc", "eth0")) == record(mtu=number)
+    assert (tmp_path / "attachments" / "abc@eth0.json").stat().st_size < 16_000
+
+
+@pytest.mark.parametrize("by_another_process", [False, True])
+def test_a_record_that_was_deleted_comes_back_as_a_whole_file(
+    tmp_path: Path, by_another_process: bool
+) -> None:
+    records = Records(tmp_path)
+    records.save(record(state="adding"))
+    records.save(record())
+    (Records(tmp_path) if by_another_process else records).delete(Key("abc", "eth0"))
+    records.save(record(state="adding"))
+    assert records.all() == [record(state="adding")]
+
+
 @pytest.mark.parametrize("damage", [b"null", b"[]", b"\xff\xfe", b"{}", b'{"state": "lost"}'])
 def test_a_damaged_record_does_not_hide_the_others(tmp_path: Path, damage: bytes) -> None:
     records = Records(tmp_path)
@@ -138,7 +175,7 @@ def test_a_lock_is_held_by_one_coroutine_at_a_time(tmp_path: Path) -> None:
 
     async def work() -> None:
         nonlocal inside, most
-        async with locks.held(tmp_path, "a", 10):
+        async with locks.held(tmp_path / "lock", "a", 10):
             inside += 1
             most = max(most, inside)
             await asyncio.sleep(0.001)
@@ -149,7 +186,7 @@ def test_a_lock_is_held_by_one_coroutine_at_a_time(tmp_path: Path) -> None:
 
     asyncio.run(all_of_them())
     assert most == 1
-    assert list(tmp_path.iterdir()) == []
+    assert (tmp_path / "lock").read_bytes() == b""
 
 
 def test_a_lock_is_shared_by_many_and_by_nobody_with_one_who_holds_it_alone(
@@ -159,7 +196,7 @@ def test_a_lock_is_shared_by_many_and_by_nobody_with_one_who_holds_it_alone(
 
     async def sharing() -> None:
         nonlocal together, most
-        async with locks.held(tmp_path, "a", 10, shared=True):
+        async with locks.held(tmp_path / "lock", "a", 10, shared=True):
             together += 1
             most = max(most, together)
             assert not alone
@@ -168,7 +205,7 @@ def test_a_lock_is_shared_by_many_and_by_nobody_with_one_who_holds_it_alone(
 
     async def excluding() -> None:
         nonlocal alone
-        async with locks.held(tmp_path, "a", 10):
+        async with locks.held(tmp_path / "lock", "a", 10):
             alone += 1
             assert (alone, together) == (1, 0)
             await asyncio.sleep(0.001)
@@ -179,16 +216,16 @@ def test_a_lock_is_shared_by_many_and_by_nobody_with_one_who_holds_it_alone(
 
     asyncio.run(all_of_them())
     assert most > 1
-    assert list(tmp_path.iterdir()) == []
+    assert (tmp_path / "lock").read_bytes() == b""
 
 
 def test_waiting_for_a_lock_ends_with_error_11(tmp_path: Path) -> None:
     async def both() -> int:
-        async with locks.held(tmp_path, "a", 0):
+        async with locks.held(tmp_path / "lock", "a", 0):
             with pytest.raises(CniError) as caught:
-                async with locks.held(tmp_path, "a", 0.05):
+                async with locks.held(tmp_path / "lock", "a", 0.05):
                     pass
-            async with locks.held(tmp_path, "b", 0):
+            async with locks.held(tmp_path / "lock", "b", 0):
                 return caught.value.code
 
     assert asyncio.run(both()) == 11
@@ -196,7 +233,7 @@ def test_waiting_for_a_lock_ends_with_error_11(tmp_path: Path) -> None:
 
 def _hold(folder: str, held: Any, end: Any) -> None:
     async def hold() -> None:
-        async with locks.held(Path(folder), "a", 5):
+        async with locks.held(Path(folder) / "lock", "a", 5):
             held.set()
             await asyncio.to_thread(end.wait, 10)
 
@@ -210,7 +247,7 @@ def test_a_lock_holds_between_processes_and_ends_with_the_one_that_held_it(tmp_p
     process.start()
 
     async def take(wait: float) -> None:
-        async with locks.held(tmp_path, "a", wait):
+        async with locks.held(tmp_path / "lock", "a", wait):
             pass
 
     try:

@@ -66,6 +66,7 @@ COMMAND_LINES = [
 KUBECTL = {
     "annotate",
     "apply",
+    "create",
     "delete",
     "describe",
     "exec",
@@ -226,6 +227,7 @@ def test_the_programs_listed_are_those_that_are_brought() -> None:
     brought += packages.RUNTIMES
     brought += packages.PACKAGE
     brought += packages.KUBERNETES
+    brought += packages.IPSEC
     assert sorted(table(DEPENDENCIES, "Programs of the system")) == sorted(
         package.name for package in brought
     )

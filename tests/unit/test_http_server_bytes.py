@@ -24,7 +24,7 @@ C = "/v1/clusters/east"
 GOOD = msgspec.json.encode(ALLOCATE)
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-LIMITS = Limits(body=4096, header=1024, timeout=2, arrival=1)
+LIMITS = Limits(body=4096, header=1024, timeout=10, arrival=10)
 
 Told = list[tuple[int, dict[str, str], bytes]]
 """Answers: status, fields, body."""

@@ -37,6 +37,7 @@ def test_the_example_documents_every_key() -> None:
         ("{cluster: a, listen: https://0.0.0.0:1}", "listen"),
         ("{cluster: a, server: {endpoints: ['https://a:1']}}", "server"),
         ("{cluster: a, server: {ca: /a}}", "server"),
+        ("{cluster: a, federation: {endpoints: ['https://a:1']}}", "federation"),
         ("{cluster: a, kubernetes: {kubeconfig: /a, server: https://b}}", "kubernetes"),
         ("{cluster: a, election: {duration: 4, pause: 3}}", "election"),
     ],

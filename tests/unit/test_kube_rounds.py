@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from ipam_server.client import Client
-from kube_controller import rounds as module
+from kube_controller import objects
 from kube_controller.kinds import FINALIZER, Custom, Metadata
 from kube_controller.metrics import Metrics
 from kube_controller.rounds import Declared, Rounds
@@ -187,7 +187,7 @@ def test_what_was_refused_waits_until_something_changes(world: World) -> None:
 def test_what_was_refused_is_tried_again_by_and_by(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RETRY", (0.0, 0.0))
+    monkeypatch.setattr(objects, "RETRY", (0.0, 0.0))
     world.server.failing["a"] = Problem("no-space", "full")
     world.declare(network(), pool("a"))
     for _ in range(3):

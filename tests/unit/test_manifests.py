@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from cni_plugins import install_main, node_config
+from federation.node.config import FederationAgentConfig
+from federation.server.config import FederationConfig
 from ipam_server.config import ServerConfig
 from kube_controller.config import ControllerConfig
 from lab import debian, image, programs
@@ -17,6 +19,7 @@ from netspace.config import load
 
 KUBERNETES = programs.CLONE / "packaging" / "kubernetes"
 BASE = KUBERNETES / "base"
+FEDERATION = KUBERNETES / "components" / "federation"
 
 
 def objects(*paths: Path) -> list[dict[str, Any]]:
@@ -32,6 +35,36 @@ def test_the_server_takes_its_configuration(folder: str, tmp_path: Path) -> None
     (tmp_path / "server.yaml").write_text(text)
     config = load(tmp_path / "server.yaml", ServerConfig)
     assert config.reached_at == "https://10.0.0.9:8470"
+
+
+def test_the_federations_programs_take_their_configuration(tmp_path: Path) -> None:
+    values = {"@HOST_IP@": "10.0.0.9", "@ETCD_ENDPOINTS@": "https://e:1", "@NODE_NAME@": "node-1"}
+    for name in ("server", "agent"):
+        text = (FEDERATION / f"{name}-config.yaml").read_text()
+        for word, value in values.items():
+            text = text.replace(word, value)
+        (tmp_path / f"{name}.yaml").write_text(text)
+    server = load(tmp_path / "server.yaml", FederationConfig)
+    agent = load(tmp_path / "agent.yaml", FederationAgentConfig)
+    [service] = [each for each in objects(FEDERATION / "server.yaml") if each["kind"] == "Service"]
+    assert agent.server.endpoints == (f"https://{service['spec']['clusterIP']}:8473",)
+    assert server.reached_at == "https://10.0.0.9:8473"
+    assert server.federation.reached_at == ["https://10.0.0.9:8475"]
+
+
+def test_programs_on_one_node_listen_on_ports_of_their_own() -> None:
+    """All of them use the node's network."""
+    patches = {"overlays"}
+    ports = [
+        port["containerPort"]
+        for path in KUBERNETES.rglob("*.yaml")
+        if not patches & set(path.relative_to(KUBERNETES).parts) and "-config" not in path.name
+        for each in objects(path)
+        if each["kind"] in ("Deployment", "DaemonSet")
+        for container in each["spec"]["template"]["spec"]["containers"]
+        for port in container.get("ports", ())
+    ]
+    assert len(ports) == len(set(ports))
 
 
 def test_the_controller_takes_its_configuration() -> None:

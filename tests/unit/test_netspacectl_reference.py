@@ -99,6 +99,8 @@ class TestThePage:
             *("create", "list", "show", "change", "delete", "history"),
             *("grow", "shrink", "reserve", "unreserve", "release", "status", "completion"),
             *("plan", "apply", "export", "audit", "reclaim", "adopt", "hand-over", "unfence"),
+            *("init", "token", "join", "leave", "remove", "set", "picture"),
+            *("verify", "diagnose", "bench"),
         }
 
 

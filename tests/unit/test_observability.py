@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipam_server.families import Look, clusters, heard, lags
-from ipam_server.figures import SECONDS, Figures, Tally
+from ipam_server.figures import Figures
 from ipam_server.service import ClusterService
 from ipam_server.state import ClusterState
 from lab import programs
 from netspace import messages as m
 from netspace.problems import Problem
+from netspace.tally import SECONDS, Tally
 from statestore import MemberStatus
 from tests.observability import FOLDER, Query, dashboard, documented, queries, rules
 from tests.unit.cluster_world import World

@@ -70,5 +70,6 @@ def test_every_program_that_is_declared_is_frozen() -> None:
         "usr/sbin/netspace-agent",
         "usr/sbin/netspace-server",
         "usr/sbin/netspace-controller",
+        "usr/sbin/netspace-federation",
         "usr/bin/netspacectl",
     }

@@ -390,3 +390,12 @@ def test_a_released_address_keeps_its_cooldown_in_the_next_pool(world: World) ->
         world.allocate(ask("c2", "p2"))
     world.now = 10_000
     assert world.allocate(ask("c2", "p2"))[0] == 1
+
+
+def test_an_address_in_dispute_is_free_in_no_pool_that_gets_it_by_hand(world: World) -> None:
+    carve(world, "a", ranges=["10.0.0.1-10.0.0.4"])
+    world.state.disputed["red", 6] = 1
+    world.grow("a", resized("10.0.0.5-10.0.0.8"))
+    assert [index in world.pool("a").never for index in (5, 6, 7)] == [True, False, True]
+    with refused("overlap", "10.0.0.6 is not free"):
+        carve(world, "b", "application", parent="a", ranges=["10.0.0.6"])

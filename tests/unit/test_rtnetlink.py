@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostnet import rtnetlink
+from hostnet.route_messages import set_route
 
 
 def sent(message: rtnetlink.Message) -> tuple[int, int, bytes]:
@@ -41,12 +42,12 @@ def test_what_a_macvlan_leaves_to_the_kernel_is_not_sent() -> None:
 
 
 def test_a_route_that_is_taken_away_matches_whoever_made_it() -> None:
-    _, _, body = sent(rtnetlink.set_route("del", 3, bytes(4), 0, scope=0, table=254))
+    _, _, body = sent(set_route("del", 3, bytes(4), 0, scope=0, table=254))
     assert (body[5], body[7]) == (0, 0)
 
 
 def test_a_table_beyond_a_byte_stands_in_its_attribute() -> None:
-    _, _, body = sent(rtnetlink.set_route("add", 3, bytes(4), 0, scope=0, table=1000))
+    _, _, body = sent(set_route("add", 3, bytes(4), 0, scope=0, table=1000))
     assert body[4] == 0
     assert rtnetlink.attributes(body, 12)[15] == struct.pack("=I", 1000)
 

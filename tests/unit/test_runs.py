@@ -55,7 +55,6 @@ def test_its_failure_is_told_to_whoever_waits() -> None:
 def test_what_nobody_asks_for_is_ended_and_there_are_never_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runs, "FORGOTTEN", 0.5)
     ended = []
 
     async def work(told: Told) -> str:
@@ -67,11 +66,14 @@ def test_what_nobody_asks_for_is_ended_and_there_are_never_many(
 
     async def scenario() -> None:
         known: Runs[str] = Runs()
-        for _ in range(runs.MOST):
-            await known.ask(None, work)
+        begun = [await known.ask(None, work) for _ in range(runs.MOST)]
         with pytest.raises(Problem) as caught:
             await known.ask(None, work)
         assert caught.value.code == "busy"
+        monkeypatch.setattr(runs, "FORGOTTEN", 1.0)
+        for each in begun:
+            assert isinstance(each, UnderWay)
+            await known.ask(each.run, work)
         async with asyncio.timeout(5):
             while len(ended) < runs.MOST:
                 await asyncio.sleep(0.01)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cni_plugins.add import add
 from cni_plugins.node_config import ServicesSection
 from cni_plugins.results import Route
-from cni_plugins.services.book import Book, OwnRoute, Place, for_families, read_book, write_book
+from cni_plugins.services.book import (
+    Book,
+    OwnRoute,
+    Place,
+    Segment,
+    for_families,
+    read_book,
+    write_book,
+)
 from cni_plugins.services.chains import (
     HOOKS,
     KINDS,
-    differences,
-    removal_text,
-    restore_text,
     sets_of,
     tables_of,
 )
@@ -32,9 +40,10 @@ from cni_plugins.services.wanted import (
     vmac_name,
     wanted_of,
 )
-from hostnet.firewall import Present, parse
+from hostnet.chains import Present, differences, parse, removal_text, restore_text
+from netspace.handover import HandedRoute, Handover
 from netspace.messages import Network
-from tests.unit.cni_bench import Bench, added
+from tests.unit.cni_bench import Bench, added, invocation
 from tests.unit.cni_doubles import NETNS
 
 SECTION = ServicesSection(cidrs=("10.96.0.0/16", "fd00:96::/108"), extra=("172.20.0.0/16",))
@@ -249,20 +258,20 @@ class TestRestoring:
         heads = ":POSTROUTING ACCEPT [0:0]\n:NETSPACE-SERVICES - [0:0]\n"
         text = f"*nat\n{heads}{postrouting}{chain}COMMIT\n"
         tables = parse(text)
-        for table in ("raw", "filter"):
-            built_in, ours = HOOKS[table]
-            tables[table] = {built_in: [f"-j {ours}"], **self.TABLES[table]}
+        for table, built_in, ours in HOOKS:
+            if table != "nat":
+                tables[table] = {built_in: [f"-j {ours}"], **self.TABLES[table]}
         return Present(tables)
 
     HOOK = "-A POSTROUTING -j NETSPACE-SERVICES\n"
 
     def test_nothing_where_nothing_differs(self) -> None:
         present = self.present(self.HOOK)
-        assert restore_text(self.TABLES, present) == ""
-        assert differences(self.TABLES, present) == []
+        assert restore_text(self.TABLES, HOOKS, present) == ""
+        assert differences(self.TABLES, HOOKS, present) == []
 
     def test_a_flushed_chain_is_written_whole(self) -> None:
-        assert restore_text(self.TABLES, self.present(self.HOOK, "")) == (
+        assert restore_text(self.TABLES, HOOKS, self.present(self.HOOK, "")) == (
             f"*nat\n:NETSPACE-SERVICES - [0:0]\n{self.CHAIN}COMMIT\n"
         )
 
@@ -283,17 +292,17 @@ class TestRestoring:
         ids=["missing", "behind a verdict", "twice"],
     )
     def test_a_hook_that_is_wrong_is_put_first(self, rules: str, text: str) -> None:
-        assert restore_text(self.TABLES, self.present(rules)) == f"*nat\n{text}COMMIT\n"
+        assert restore_text(self.TABLES, HOOKS, self.present(rules)) == f"*nat\n{text}COMMIT\n"
 
     def test_a_hook_behind_other_programs_chains_is_left_there(self) -> None:
         """Two programs that both want to be first would never come to rest."""
         present = self.present("-A POSTROUTING -j KUBE-POSTROUTING\n" + self.HOOK)
-        assert restore_text(self.TABLES, present) == ""
+        assert restore_text(self.TABLES, HOOKS, present) == ""
 
     def test_taking_away_names_ours_alone(self) -> None:
-        text = removal_text(self.present("-A POSTROUTING -j KUBE-POSTROUTING\n" + self.HOOK))
+        text = removal_text(HOOKS, self.present("-A POSTROUTING -j KUBE-POSTROUTING\n" + self.HOOK))
         assert all("NETSPACE" in line for line in text.splitlines() if line[0] == "-")
-        assert removal_text(Present({"nat": {"POSTROUTING": ["-j KUBE-POSTROUTING"]}})) == ""
+        assert removal_text(HOOKS, Present({"nat": {"POSTROUTING": ["-j KUBE-POSTROUTING"]}})) == ""
 
     def test_counters_and_upper_case_macs_are_no_difference(self) -> None:
         saved = (
@@ -317,3 +326,24 @@ def test_add_gives_a_pod_the_routes_that_the_agent_wrote_down(bench: Bench) -> N
         ("10.96.0.0/16", "10.9.0.250"),
     }
     assert [route.dst for route in result.routes] == ["0.0.0.0/0", "::/0"]
+
+
+@pytest.mark.parametrize("local", [("10.9.0.0/24",), ("10.77.0.0/16",)])
+def test_add_gives_a_federated_pod_the_routes_that_are_handed_over(
+    bench: Bench, local: tuple[str, ...]
+) -> None:
+    """By itself, with or without the agent: it reads the file."""
+    network = bench.ipam.network.name
+    segment = Segment(network=network, ipv4="10.9.0.0/24", address4="10.9.0.250")
+    place = Place(name="vmac0", parent="up0", mac="", segments=(segment,))
+    write_book(bench.host().records.folder, Book(places=(place,)))
+    routes = (
+        HandedRoute(destination="10.2.0.0/16", mtu=1400, advmss=1360),
+        HandedRoute(destination="fd00:2::/48"),
+    )
+    file = bench.folder / "federation.json"
+    file.write_bytes(msgspec.json.encode(Handover(routes=routes, local=local)))
+    asyncio.run(add(bench.host(handover=file), invocation()))
+    given = bench.wiring.links[NETNS, "eth0"].routes
+    assert (("10.2.0.0/16", "10.9.0.250") in given) == (local == ("10.9.0.0/24",))
+    assert "fd00:2::/48" not in {destination for destination, _ in given}

@@ -8,11 +8,19 @@ from ipaddress import IPv4Address, IPv6Address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostnet.sources import Rule, bpf_program, link_local, nft_rule, rules_of
+from hostnet.sources import (
+    Rule,
+    Sources,
+    bpf_program,
+    link_local,
+    nft_rule,
+    rules_of,
+    template,
+)
 
 MAC = bytes.fromhex("02aabbccdd01")
 FOUR, SIX = IPv4Address("10.1.0.5"), IPv6Address("fd00:1::5")
-RULES = rules_of(MAC, [FOUR, SIX])
+RULES = rules_of(Sources(MAC, (FOUR, SIX)))
 KINDS = (b"\x08\x00", b"\x08\x06", b"\x86\xdd", b"\x81\x00", b"\x88\xb5")
 PIECES = (MAC, FOUR.packed, SIX.packed, link_local(MAC).packed, bytes(16), bytes(4))
 
@@ -74,7 +82,23 @@ def test_what_passes_has_the_pods_mac_and_of_ip_one_of_its_sources(frame: bytes)
 
 @given(st.sets(st.integers(0, 2**128 - 1).map(IPv6Address), min_size=1, max_size=16))
 def test_sixteen_addresses_fit_into_a_program(addresses: set[IPv6Address]) -> None:
-    rules = rules_of(MAC, addresses)
+    rules = rules_of(Sources(MAC, tuple(addresses)))
     size = len(bpf_program(rules)) // 8
     assert size <= 4096
     assert max(rule.count(b"payload\0") for rule in map(nft_rule, rules)) <= 128
+
+
+def as_nftables(own: Sources) -> bytes:
+    return b"".join(map(nft_rule, rules_of(own)))
+
+
+@given(
+    st.binary(min_size=6, max_size=6),
+    st.lists(st.integers(0, 2**32 - 1).map(IPv4Address), max_size=8),
+    st.lists(st.integers(0, 2**128 - 1).map(IPv6Address), max_size=8),
+)
+def test_a_filled_template_is_what_would_have_been_made_anew(
+    mac: bytes, four: list[IPv4Address], six: list[IPv6Address]
+) -> None:
+    own = Sources(mac, (*four, *six))
+    assert template(len(four), len(six), as_nftables).filled(own) == as_nftables(own)
