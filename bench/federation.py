@@ -22,6 +22,7 @@ from hostnet import KernelError
 from lab import processes, programs
 from lab.charon import CharonError
 from lab.etcd import EtcdError
+from lab.federation.autopsy import write as write_autopsy
 from lab.federation.place import FederatedPlace
 from lab.federation.traffic import TrafficError
 from lab.place import FOLDER, PlaceError
@@ -36,6 +37,12 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="a little of each kind: does it run at all?"
     )
+    parser.add_argument(
+        "--autopsy",
+        type=Path,
+        metavar="FOLDER",
+        help="where it does not come to its end, write there what every node had",
+    )
     asked = parser.parse_args()
     processes.end_on_signals()
     # What the parts of a node say of their work is for their own log.
@@ -43,7 +50,7 @@ def main() -> None:
     found = Figures({}, judged=not asked.quick, rows=FEDERATION_ROWS)
     failure = ""
     try:
-        run(QUICK if asked.quick else WHOLE, found)
+        run(QUICK if asked.quick else WHOLE, found, asked.autopsy)
     except (
         CharonError,
         CniError,
@@ -70,8 +77,9 @@ def main() -> None:
         print(f"missed: {', '.join(found.missed)}")
 
 
-def run(scale: Scale, found: Figures) -> None:
-    """Measures everything at a scale. Raises `TimeoutError` after `scale.bound` seconds."""
+def run(scale: Scale, found: Figures, autopsy: Path | None = None) -> None:
+    """Measures everything at a scale. Raises `TimeoutError` after `scale.bound` seconds. `autopsy`:
+    the folder for what is there to be seen where it fails."""
     started = time.monotonic()
 
     def say(text: str) -> None:
@@ -87,6 +95,12 @@ def run(scale: Scale, found: Figures) -> None:
         signal.setitimer(signal.ITIMER_REAL, scale.bound)
         try:
             Bench(lab, scale, found, say).measure(FOLDER)
+        except Exception:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            if autopsy is not None:
+                write_autopsy(lab, autopsy)
+                say(f"what every node had is in {autopsy}")
+            raise
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 

@@ -43,9 +43,10 @@ _BROUGHT_UP: Final = f"{PREFIX}to/"
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """`flows`: of UDP in each family and direction; `streams` of TCP in each family, for `seconds`,
-    with each gateway's link shaped to `megabits`; `kills`, `rekeys`: how often; `joins`: rounds of
-    a node that joins. `bound`: seconds after which the bench gives up."""
+    """`flows`: of UDP in each family and direction, so many that both gateways have some; `streams`
+    of TCP in each family, for `seconds`, with each gateway's link shaped to `megabits`; `kills`,
+    `rekeys`: how often; `joins`: rounds of a node that joins. `bound`: seconds after which the
+    bench gives up."""
 
     flows: int
     streams: int
@@ -70,7 +71,7 @@ WHOLE = Scale(
     usual="five to six minutes",
 )
 QUICK = Scale(
-    flows=4,
+    flows=8,
     streams=8,
     seconds=5.0,
     megabits=4.0,
@@ -135,8 +136,12 @@ class Bench:
         clear = 0
         for one, other, kind in ((A, B, "esp"), (A, C, "esp"), (B, C, "vxlan")):
             flows = self._both_ways(one.name, other.name, self._scale.flows)
-            with Wiretap(self._lab, one, other) as tap, Traffic(flows):
+            with Wiretap(self._lab, one, other) as tap, Traffic(flows) as traffic:
                 time.sleep(SETTLED)
+            if silent := [
+                record.flow.name for record in traffic.records if not any(record.arrived)
+            ]:
+                raise Failed(f"nothing arrived of {len(silent)} flows: {', '.join(silent)}")
             wire = tap.wire
             outer |= set(wire.outer)
             clear += wire.clear

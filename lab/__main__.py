@@ -120,10 +120,10 @@ def bench(arguments: list[str]) -> int:
 
 
 def _folders_of(options: list[str]) -> list[Path]:
-    """The folders of files that a bench is told to write."""
-    given = [after for name, after in pairwise(options) if name == "--json"]
-    given += [each.removeprefix("--json=") for each in options if each.startswith("--json=")]
-    return [Path(each).resolve().parent for each in given]
+    """The folders that a bench is told to write into."""
+    split = [word for option in options for word in option.split("=", 1)]
+    given = [(name, Path(after).resolve()) for name, after in pairwise(split)]
+    return [path.parent for name, path in given if name in ("--json", "--autopsy")]
 
 
 def make_packages(arguments: list[str]) -> int:
