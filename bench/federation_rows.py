@@ -68,7 +68,7 @@ WHOLE = Scale(
     rekeys=5,
     joins=3,
     bound=2400,
-    usual="five to six minutes",
+    usual="four to six minutes",
 )
 QUICK = Scale(
     flows=8,
@@ -281,6 +281,7 @@ class Bench:
             time.sleep(SETTLED)
             yield traffic
             time.sleep(SETTLED)
+        _check_arrivals(traffic.records)
 
     def _busier(self, way: dict[Flow, str]) -> LabNode:
         parts = shares(way.values())
@@ -308,6 +309,12 @@ def _rekey(socket: Path) -> None:
                 for child in ike["child-sas"].values():
                     if child["state"] == b"INSTALLED":
                         session.rekey({"child-id": child["uniqueid"].decode()})
+
+
+def _check_arrivals(records: list[Record]) -> None:
+    """Raises `Failed` where nothing at all arrived of a flow."""
+    if silent := [record.flow.name for record in records if not any(record.arrived)]:
+        raise Failed(f"nothing arrived of {len(silent)} flows: {', '.join(silent)}")
 
 
 def _split(
