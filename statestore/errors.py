@@ -39,7 +39,8 @@ class OutcomeUnknown(StoreError):
 
 
 class OutOfSpace(StoreError):
-    """etcd's database has reached its quota: it takes deletes and reads only."""
+    """etcd's database has reached its quota: it takes deletes and reads only. The very write with
+    which it found out may have been carried out."""
 
     advice = "compact and defragment etcd, or raise its quota, then disarm its NOSPACE alarm"
 

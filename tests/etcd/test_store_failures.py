@@ -301,7 +301,8 @@ def test_a_full_etcd_refuses_puts_and_takes_deletes_and_reads(
             assert await store.get(b"big/0") is not None
             gone = await store.txn(Txn((Compare.absent(b"none"),), (Delete(b"big/0"),)))
             assert gone.results == (1,)
-            assert await store.delete_prefix(b"big/", chunk=2) == number - 1
+            # Etcd may have done the very put with which it found out.
+            assert await store.delete_prefix(b"big/", chunk=2) in (number - 1, number)
             # The lease that was there before is kept alive all the while.
             await renewed(lease)
             assert not lease.lost.is_set() and await store.get(b"leader") is not None
