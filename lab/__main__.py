@@ -168,8 +168,9 @@ COMMANDS = {
         soak,
     ),
     "bench": Command(
-        "server|node|federation [--json FILE] [--quick] [--rows NAME...]",
-        "the server (--rows: of it), a pod's interface (as root) or joined clusters, beside goals",
+        "server|node|federation [--json FILE] [--quick] [--rows NAME...] [--autopsy FOLDER]",
+        "the server (--rows: of it), a pod's interface (as root) or joined clusters, beside goals"
+        " (--autopsy: what these had where it fails)",
         bench,
     ),
     "package": Command("[--out DIR]", "a Debian package and a tarball", make_packages),
