@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from federation.client import Client
 from lab.server import Server
+from netspace.problems import Problem
+
+T = TypeVar("T")
 
 HASTY: dict[str, Any] = {"leader_ttl": 2, "times": {"pause": 0.05, "backoff": 0.5}}
 """Settings of a server that falls silent for two seconds at most."""
@@ -33,6 +39,23 @@ class FederationServer(Server):
                 **settings,
             },
         )
+
+    def ask(self, question: Callable[[Client], Awaitable[T]], seconds: float = 10.0) -> T:
+        """What it answers, within so many seconds; raises `Problem`."""
+
+        async def asked() -> T:
+            async with Client([self.url], seconds) as client:
+                return await question(client)
+
+        return asyncio.run(asked())
+
+    def ready(self, seconds: float = 10.0) -> bool:
+        """Whether it says within so many seconds that it can serve."""
+        try:
+            self.ask(lambda client: client.ready(), seconds)
+        except Problem:
+            return False
+        return True
 
 
 def _free_port() -> int:

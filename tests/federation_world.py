@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,14 +50,9 @@ class Cluster:
 
         self.ask(clear)
 
-    def ask(self, question: Callable[[Client], Coroutine[Any, Any, T]], at: int = 0) -> T:
+    def ask(self, question: Callable[[Client], Awaitable[T]], at: int = 0) -> T:
         """What a server of it answers; raises `Problem`."""
-
-        async def asked() -> T:
-            async with Client([self.servers[at].url]) as client:
-                return await question(client)
-
-        return asyncio.run(asked())
+        return self.servers[at].ask(question)
 
     def found(self, *ranges: str) -> None:
         new = NewFederation(name=self.federation, local=Local(ranges=list(ranges)))

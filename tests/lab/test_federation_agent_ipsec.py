@@ -6,7 +6,6 @@ That pods reach one another and what fits a path is in `test_federation_complain
 
 from __future__ import annotations
 
-import asyncio
 import io
 import itertools
 import json
@@ -29,7 +28,6 @@ from lab.etcd import Etcd
 from lab.federation_server import FederationServer
 from netspace.messages.federating import JoinFederation, Local, NewFederation
 from netspace.messages.federation_node import PathStatus
-from netspace.problems import Problem
 from netspacectl import main as ctl
 from netspacectl.app import App
 from tests.federation_nodes import PREFIX, AgentNode, cut, mend, nodes, reaches, until
@@ -40,6 +38,8 @@ T = TypeVar("T")
 NETS = {"north": 1, "south": 2}
 COUNTS = {"north": 1, "south": 2}
 RANGES = {name: [f"10.{net}.0.0/16", f"fd10:{net}::/32"] for name, net in NETS.items()}
+PATIENCE = 30.0
+"""Seconds that a server may take for an answer."""
 FLOWS, TICK, QUIET = 8, 0.04, 2.0
 GAP = 10.0
 """Seconds that flows of a gateway which fails may be without an answer: the lab kernel may have to
@@ -52,19 +52,10 @@ class World:
         self.nodes, self.servers = made, servers
 
     def ask(self, cluster: str, question: Callable[[Client], Awaitable[T]]) -> T:
-        async def asked() -> T:
-            async with Client([self.servers[cluster].url], 30) as client:
-                return await question(client)
-
-        return asyncio.run(asked())
+        return self.servers[cluster].ask(question, PATIENCE)
 
     def ready(self) -> bool:
-        try:
-            for cluster in NETS:
-                self.ask(cluster, lambda client: client.ready())
-        except Problem:
-            return False
-        return True
+        return all(server.ready(PATIENCE) for server in self.servers.values())
 
     def join(self) -> None:
         new = NewFederation(name="f", local=Local(ranges=RANGES["north"]))

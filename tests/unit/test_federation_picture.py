@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -27,6 +26,7 @@ from tests.unit.federation_status_world import (
     peer,
     status,
 )
+from tests.unit.pictures import check_labels
 
 SVG = "{http://www.w3.org/2000/svg}"
 STATES: Sequence[State] = ("up", "connecting", "down")
@@ -75,15 +75,7 @@ def statuses(draw: st.DrawFn) -> FederationsStatus:
 @given(statuses())
 def test_no_two_labels_overlap_and_no_line_crosses_one(told: FederationsStatus) -> None:
     drawing = layout(told)
-    for one, other in combinations(drawing.labels, 2):
-        a, b = one.box, other.box
-        apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
-        assert apart, (one, other)
-    for left, top, right, bottom in (label.box for label in drawing.labels):
-        assert left >= 0
-        assert top >= 0
-        assert right <= drawing.width
-        assert bottom <= drawing.height
+    check_labels(drawing)
     for box in drawing.boxes:
         assert box.x >= MARGIN
         assert box.x + box.width <= drawing.width - MARGIN

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from itertools import combinations
 from xml.etree import ElementTree
 
 import pytest
@@ -15,6 +14,7 @@ from netspacectl.address_plan import figures, figures_text
 from netspacectl.address_plan.figures import Plan
 from netspacectl.address_plan.picture import svg
 from netspacectl.address_plan.picture_layout import BAND, MARGIN, Scale, layout
+from tests.unit.pictures import check_labels
 from tests.unit.plan_world import PICTURE, PlanWorld, example, plan
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -58,15 +58,7 @@ def plans(draw: st.DrawFn) -> Plan:
 @given(plans())
 def test_no_two_labels_overlap_and_everything_is_on_the_picture(shown: Plan) -> None:
     drawing = layout(shown)
-    for one, other in combinations(drawing.labels, 2):
-        a, b = one.box, other.box
-        apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
-        assert apart, (one, other)
-    for left, top, right, bottom in (label.box for label in drawing.labels):
-        assert left >= 0
-        assert top >= 0
-        assert right <= drawing.width
-        assert bottom <= drawing.height
+    check_labels(drawing)
     for box in drawing.boxes:
         assert box.x >= MARGIN - 0.01
         assert box.x + box.width <= MARGIN + BAND + 0.01
